@@ -1,0 +1,1 @@
+"""What the library costs and saves, as ratios: `python -m benchmarks --help`."""

@@ -1,0 +1,268 @@
+"""SQLAlchemy's internals: the only room that names a private attribute of SQLAlchemy.
+
+Each function is one internal; `tests/unit/test_sqla.py` checks that every one still exists and does what is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
+from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.mapper import _all_registries
+from sqlalchemy.sql import ColumnElement, FromClause, Select
+
+__all__ = [
+    "all_mappers",
+    "attach",
+    "autobegin",
+    "autoflush",
+    "clauses_of",
+    "commits_on_return",
+    "connect_isolation_level",
+    "connections_of",
+    "dml_values",
+    "ends_transaction",
+    "ends_transaction",
+    "is_expired",
+    "identity_class",
+    "is_autocommit",
+    "is_flushing",
+    "is_plain_select",
+    "own_binds",
+    "persistence_cache",
+    "root_engine",
+]
+
+# --- sessions -------------------------------------------------------------------------------------------------------
+
+
+def autobegin(session: Session) -> None:
+    """Begin as SQLAlchemy would before a read, or raise as it would where autobegin is off."""
+    session._autobegin_t()
+
+
+def autoflush(session: Session) -> bool:
+    """Flush as SQLAlchemy would before a query; tell whether there may have been something to flush."""
+    if session._is_clean():
+        return False
+    session._autoflush()
+    return True
+
+
+def is_flushing(session: Session) -> bool:
+    """Tell whether the unit of work is writing at this moment."""
+    return session._flushing
+
+
+def connections_of(session: Session) -> list[Connection]:
+    """Return the connections that the session's current transaction has begun on, without beginning one."""
+    transaction = session._transaction
+    if transaction is None:
+        return []
+    return list({entry[0] for entry in transaction._connections.values()})
+
+
+def ends_transaction(session: Session, connection: Connection) -> bool:
+    """Tell whether the session's commit is a COMMIT on this connection: not where it joined an outer transaction."""
+    begun = {} if session._transaction is None else session._transaction._connections
+    entry = begun.get(connection)
+    return entry is not None and entry[2] and entry[1] is connection.get_transaction()
+
+
+def own_binds(session: Session) -> bool:
+    """Tell whether the session binds mappers or tables one by one."""
+    return bool(session._Session__binds)  # type: ignore[attr-defined]  # a name-mangled private of Session
+
+
+def attach(state: InstanceState[Any], key: Any, session_id: int, identity_map: Any) -> None:
+    """Make a new clean instance persistent in the session with this id and identity map, which must not hold *key*."""
+    state.key = key
+    state.identity_token = key[2]
+    state.session_id = session_id
+    identity_map._add_unpresent(state, key)
+
+
+def commit_all(state: InstanceState[Any], dict_: dict[str, Any], identity_map: Any) -> None:
+    """Take the instance's values for its row's."""
+    state._commit_all(dict_, identity_map)
+
+
+# --- engines and connections ----------------------------------------------------------------------------------------
+
+
+def root_engine(engine: Engine) -> Engine:
+    """Return the engine that an engine with options of its own was derived from."""
+    while (proxied := getattr(engine, "_proxied", None)) is not None:
+        engine = proxied
+    return engine
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Tell whether SQLAlchemy put this connection into driver-level autocommit."""
+    return connection._is_autocommit_isolation()
+
+
+def connect_isolation_level(dialect: Dialect) -> str | None:
+    """Return `create_engine(isolation_level=...)`."""
+    return dialect._on_connect_isolation_level
+
+
+def commits_on_return(engine: Engine) -> bool:
+    """Tell whether the pool commits what a connection left behind (`pool_reset_on_return="commit"`)."""
+    return getattr(engine.pool._reset_on_return, "name", "") == "reset_commit"
+
+
+# --- mappers --------------------------------------------------------------------------------------------------------
+
+
+def all_mappers() -> Iterator[Mapper[Any]]:
+    """Return every mapper that exists, configured or not."""
+    for registry in list(_all_registries()):
+        yield from list(registry.mappers)
+
+
+def identity_class(mapper: Mapper[Any]) -> type[Any]:
+    """Return the class that stands in the identity keys of the mapper's instances."""
+    return mapper._identity_class
+
+
+def persistence_cache(mapper: Mapper[Any]) -> object:
+    """Return the statement cache that marks a statement as written by the unit of work for this mapper."""
+    return mapper.base_mapper._compiled_cache
+
+
+# --- statements -----------------------------------------------------------------------------------------------------
+
+
+def is_plain_select(statement: Select[Any]) -> bool:
+    """Tell whether *statement* is `select(X).where(...)` and nothing else: no join, limit, order, lock or criteria."""
+    return not (
+        statement._limit_clause is not None
+        or statement._offset_clause is not None
+        or statement._fetch_clause is not None
+        or statement._distinct
+        or statement._distinct_on
+        or statement._group_by_clauses
+        or statement._having_criteria
+        or statement._order_by_clauses
+        or statement._for_update_arg is not None
+        or statement._from_obj
+        or statement._setup_joins
+        or statement._prefixes
+        or statement._suffixes
+        or statement._hints
+        or statement._statement_hints
+        or statement._correlate
+        or statement._independent_ctes
+        or statement._memoized_select_entities
+        or len(statement._raw_columns) != 1
+    )
+
+
+def clauses_of(statement: Select[Any]) -> Sequence[ColumnElement[Any]]:
+    """Return the statement's WHERE clauses; they are joined by AND."""
+    return statement._where_criteria
+
+
+def options_of(statement: Any) -> Sequence[Any]:
+    """Return the statement's options."""
+    return getattr(statement, "_with_options", ())
+
+
+def identity_of_get(mapper: Mapper[Any], statement: Select[Any], parameters: Any) -> tuple[Any, ...] | None:
+    """Return what `session.get` asks for; None if it did not make *statement* (or not as SQLAlchemy 2.1 makes it)."""
+    clause, binds = mapper._get_clause
+    criteria = statement._where_criteria
+    if len(criteria) != 1 or criteria[0] is not clause or not parameters:
+        return None
+    return tuple([parameters.get(binds[column].key) for column in mapper.primary_key])
+
+
+def selected_mapper(statement: Select[Any]) -> Mapper[Any] | None:
+    """Return the mapper of `select(Class)`, or None where anything else is selected: columns, aliases, bundles."""
+    selected = statement._raw_columns[0] if len(statement._raw_columns) == 1 else None
+    if not isinstance(selected, FromClause):
+        return None
+    entity = selected._annotations.get("parententity")
+    return entity if getattr(entity, "is_mapper", False) else None
+
+
+def is_plain_load(state: ORMExecuteState) -> bool:
+    """Tell whether a SELECT loads new instances whole, with no refresh, no `populate_existing`, no criteria added."""
+    options = state.load_options
+    return not (
+        options._populate_existing
+        or options._refresh_state is not None
+        or options._yield_per is not None
+        or options._only_return_tuples
+        or options._identity_token is not None
+        or state.execution_options.get("identity_token") is not None
+        or state.execution_options.get("stream_results")
+        or {"bind", "shard_id"} & set(state.bind_arguments)
+    )
+
+
+def changes_to_come(state: ORMExecuteState) -> bool:
+    """Tell whether further `do_orm_execute` listeners will see the statement, and may add criteria to it."""
+    return bool(state._remaining_events())
+
+
+def flushes_first(state: ORMExecuteState) -> bool:
+    """Tell whether this execution flushes before it reads."""
+    return bool(state.load_options._autoflush)
+
+
+def is_expired(session: Session, key: Any) -> bool:
+    """Tell whether the session has this identity and would refresh it in passing."""
+    instance = session.identity_map.get(key)
+    return instance is not None and bool(instance_state(instance).expired)
+
+
+def has_prefixes(statement: Any) -> bool:
+    """Tell whether a statement has words after its verb, such as OR REPLACE."""
+    return bool(statement._prefixes)
+
+
+def dml_values(statement: Any) -> set[str]:
+    """Return the names of the columns that an UPDATE statement itself sets; parameters may set others."""
+    names: set[str] = set()
+    for values in (statement._values, dict(statement._ordered_values or ()) if _has_ordered(statement) else None):
+        names.update(getattr(column, "key", column) for column in values or ())
+    return names
+
+
+def _has_ordered(statement: Any) -> bool:
+    return bool(getattr(statement, "_ordered_values", None))
+
+
+def entity_metadata(mapper: Mapper[Any]) -> Any:
+    """Return what describes the rows of `select(Class)`."""
+    keys, extra = [mapper.class_.__name__], [(mapper.class_, mapper)]
+    try:  # SQLAlchemy 2.1
+        return SimpleResultMetaData(keys, extra, _create_unique_filters=lambda _: [id])
+    except TypeError:  # SQLAlchemy 2.0
+        return SimpleResultMetaData(keys, extra, _unique_filters=[id])  # type: ignore[call-arg]  # 2.1 is checked
+
+
+def entity_result(metadata: Any, instances: Sequence[Any]) -> Result[Any]:
+    """Return a result of rows of one entity."""
+    result: Result[Any] = IteratorResult(metadata, iter([(instance,) for instance in instances]))
+    # What makes the legacy Query give instances and not rows.
+    result._attributes = result._attributes.union({"filtered": True, "is_single_entity": True})
+    return result
+
+
+def has_returning(statement: Any) -> bool:
+    """Tell whether a DML statement has RETURNING of its own."""
+    return bool(statement._returning)
+
+
+def without_rows(result: Any, count: int) -> Any:
+    """Return the cursor's result of a DML statement whose *count* RETURNING rows were read, as one without rows."""
+    cursor_result = getattr(result, "raw", result)
+    cursor_result.context._rowcount = count
+    return cursor_result

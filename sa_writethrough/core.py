@@ -1,0 +1,101 @@
+"""What the hooks share: one registration's models, engines, shapes and cache, and the unit of each connection."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.orm import Session
+
+from sa_writethrough.cache import EntryCache
+from sa_writethrough.engines import EngineFacts, Engines
+from sa_writethrough.entities import Entities, Family, Scope
+from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.rows import Shapes
+from sa_writethrough.unit import Unit
+
+__all__ = ["Core", "SessionWork"]
+
+
+@dataclass(slots=True)
+class SessionWork:
+    """What a session's current transaction has begun on, and whether it is flushing."""
+
+    units: list[tuple[Connection, Unit]] = field(default_factory=list)
+    flushing: bool = False
+
+    def unit_of(self, connection: Connection) -> Unit | None:
+        """Return the unit of one of the session's connections."""
+        return next((unit for known, unit in self.units if known is connection), None)
+
+
+class Core:
+    """One registration. Hashed by identity: it is the key of what it leaves on connections and sessions."""
+
+    def __init__(self, entities: Entities, cache: EntryCache) -> None:
+        self.entities = entities
+        self.cache = cache
+        self.engines = Engines()
+        self._shapes: dict[tuple[Family, str], Shapes] = {}
+
+    def shapes(self, family: Family, dialect: Dialect) -> Shapes:
+        """Return how the family's rows look in this dialect; raise `ConfigurationError` for a type without a codec."""
+        shapes = self._shapes.get((family, dialect.name))
+        if shapes is None or len(shapes.layouts) != len(family.mappers):
+            shapes = Shapes(family, dialect)
+            self._shapes[family, dialect.name] = shapes
+        return shapes
+
+    def scope(self, family: Family, facts: EngineFacts, options: Mapping[str, Any]) -> Scope:
+        """Return where the family's keys are, under the execution options of a connection or a statement."""
+        return family.scope(facts.database, options.get("schema_translate_map"))
+
+    def scopes(self, family: Family, bind: Engine | Connection | None) -> list[Scope]:
+        """Return every scope of the family that was seen, and that of *bind*; connects if *bind* was never used."""
+        if bind is not None:
+            facts = self.engines.known(bind.engine)
+            if facts is None:
+                with bind.engine.connect() as connection:
+                    facts = self.engines.learn(connection)
+            self.scope(family, facts, bind.get_execution_options())
+        scopes = family.scopes()
+        if not scopes:
+            raise ConfigurationError(
+                f"Which database holds {family.base.class_.__name__} is not known yet: no session has begun. "
+                "Give bind=engine, or bind the Session factory."
+            )
+        return scopes
+
+    # --- units ---
+
+    def unit_of(self, connection: Connection) -> Unit | None:
+        """Return what the connection's transaction touched, if a registered session ever began on it."""
+        if connection.invalidated:  # its transaction is gone; to ask for its info would raise
+            return None
+        unit: Unit | None = connection.info.get(self)
+        return unit
+
+    def join(self, session: Session, connection: Connection) -> Unit:
+        """Return the connection's unit, made now if there is none, and note that *session* works on it."""
+        unit: Unit | None = connection.info.get(self)
+        if unit is None:
+            unit = connection.info[self] = Unit()
+        unit.session = weakref.ref(session)
+        work = self.work_of(session)
+        if work is None:
+            work = session.info[self] = SessionWork()
+        if work.unit_of(connection) is None:
+            work.units.append((connection, unit))
+        return unit
+
+    def work_of(self, session: Session) -> SessionWork | None:
+        """Return what the session's current transaction has begun on."""
+        work: SessionWork | None = session.info.get(self)
+        return work
+
+    def part(self, session: Session) -> None:
+        """Forget what the session's transaction had begun on: it is over."""
+        session.info.pop(self, None)

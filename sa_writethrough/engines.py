@@ -1,0 +1,166 @@
+"""What must be known of an engine before its rows may be cached. Learnt once per engine, on the first connection used.
+
+Knows the databases' own words for it; knows nothing of entries, keys or stores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
+
+from sa_writethrough import _sqla
+from sa_writethrough.exceptions import ConfigurationError
+
+__all__ = ["REPLICA_OPTION", "EngineFacts", "Engines", "driver_in_transaction", "is_snapshot", "is_snapshot_level"]
+
+REPLICA_OPTION = "writethrough_replica"
+"""Execution option of an engine or a connection: what it reads may lag behind the primary, and is not filled."""
+
+_STATEMENT_LEVELS = frozenset({"READ COMMITTED", "READ UNCOMMITTED", "AUTOCOMMIT"})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What was learnt of one engine.
+
+    database: tells databases apart that share a cache. It comes from the server itself, so that two ways to the same
+        database (a pooler, another host name) give the same.
+    replica: the server says that it follows a primary; nothing is filled from it.
+    snapshots: a transaction's reads all see one moment although the session asked for no isolation level.
+    isolated: every other connection of the engine is another database, or the same transaction (SQLite in memory).
+    """
+
+    dialect_name: str
+    database: str
+    replica: bool
+    snapshots: bool
+    isolated: bool
+
+
+class Engines:
+    """The facts of every engine seen. An engine that is dropped is forgotten."""
+
+    def __init__(self) -> None:
+        self._facts: WeakKeyDictionary[Engine, EngineFacts] = WeakKeyDictionary()
+
+    def known(self, engine: Engine) -> EngineFacts | None:
+        """Return the facts of *engine* if they were learnt before."""
+        facts = self._facts.get(engine)
+        if facts is None:
+            facts = self._facts.get(_sqla.root_engine(engine))
+            if facts is not None:
+                self._facts[engine] = facts
+        return facts
+
+    @staticmethod
+    def supports(engine: Engine) -> bool:
+        """Tell whether cached models may live in this kind of database; others may be used beside them."""
+        return engine.dialect.name in _DIALECTS
+
+    def learn(self, connection: Connection) -> EngineFacts:
+        """Return the facts of the connection's engine, asking the database over *connection* if need be.
+
+        Raises `ConfigurationError` for a database or a setting that the promise cannot be kept on.
+        """
+        facts = self.known(connection.engine)
+        if facts is None:
+            facts = _learn(connection)
+            self._facts[_sqla.root_engine(connection.engine)] = facts
+        return facts
+
+
+def _learn(connection: Connection) -> EngineFacts:
+    engine = connection.engine
+    learn = _DIALECTS.get(engine.dialect.name)
+    if learn is None:
+        raise ConfigurationError(
+            f"The database {engine.dialect.name!r} ({engine.url.render_as_string()}) is not supported: "
+            f"its fills cannot be verified. Supported are {', '.join(sorted(_DIALECTS))}."
+        )
+    if _sqla.commits_on_return(engine):
+        raise ConfigurationError(
+            f"The engine {engine.url.render_as_string()} has pool_reset_on_return='commit': it commits what no session "
+            "announced. Use the default, 'rollback'."
+        )
+    return learn(connection)
+
+
+_POSTGRESQL = text(
+    "SELECT pg_is_in_recovery(), d.oid::text, d.datname, CASE WHEN "
+    "has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
+    "THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) END "
+    "FROM pg_catalog.pg_database d WHERE d.datname = current_database()"
+)
+
+
+def _learn_postgresql(connection: Connection) -> EngineFacts:
+    replica, oid, name, system = connection.execute(_POSTGRESQL).one()
+    return EngineFacts(
+        dialect_name="postgresql",
+        database=_tag(f"{system}/{oid}/{name}"),
+        replica=replica,
+        snapshots=is_snapshot_level(connection.default_isolation_level or "READ COMMITTED"),
+        isolated=False,
+    )
+
+
+def _learn_sqlite(connection: Connection) -> EngineFacts:
+    path = connection.engine.url.database
+    in_memory = not path or path == ":memory:" or "mode=memory" in path
+    return EngineFacts(
+        dialect_name="sqlite",
+        database=_tag(uuid4().hex if in_memory else os.path.realpath(str(path))),
+        replica=False,
+        # The driver begins at the first DML; a transaction that is open before is an explicit BEGIN.
+        snapshots=driver_in_transaction(connection.connection.driver_connection) is True,
+        isolated=in_memory,
+    )
+
+
+_DIALECTS: dict[str, Callable[[Connection], EngineFacts]] = {
+    "postgresql": _learn_postgresql,
+    "sqlite": _learn_sqlite,
+}
+
+
+def _tag(identity: str) -> str:
+    return blake2b(identity.encode(), digest_size=5).hexdigest()
+
+
+def is_snapshot_level(level: str) -> bool:
+    """Tell whether the reads of a transaction at this isolation level all see one moment."""
+    return level.upper().replace("_", " ") not in _STATEMENT_LEVELS
+
+
+def is_snapshot(facts: EngineFacts, engine: Engine, connection: Connection | None, *, wrote: bool) -> bool:
+    """Tell whether reads of the session's transaction all see one moment. No I/O.
+
+    connection: the one that the session has begun on, if any. wrote: whether the transaction has written: on SQLite it
+    holds the only write lock then, and nobody else can commit.
+    """
+    source = engine if connection is None else connection
+    level = source.get_execution_options().get("isolation_level") or _sqla.connect_isolation_level(engine.dialect)
+    if facts.dialect_name == "sqlite":
+        if connection is None:
+            return facts.snapshots
+        return not wrote and driver_in_transaction(connection.connection.driver_connection) is True
+    return facts.snapshots if level is None else is_snapshot_level(level)
+
+
+def driver_in_transaction(driver_connection: object) -> bool | None:
+    """Ask a DBAPI connection of sqlite3, psycopg or psycopg2, without I/O, whether it is inside a transaction.
+
+    None where the driver cannot tell.
+    """
+    in_transaction = getattr(driver_connection, "in_transaction", None)  # sqlite3
+    if isinstance(in_transaction, bool):
+        return in_transaction
+    status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)  # psycopg, psycopg2
+    return None if status is None else int(status) != 0

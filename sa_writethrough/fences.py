@@ -1,0 +1,120 @@
+"""The verified fill: read rows, and learn in the same statement, or in one after it, that no writer holds them.
+
+A tombstone can be lost, so its absence proves nothing; the database's own row locks do. A writer announces while it
+holds the lock: if nobody holds it after the reader took its lease, no announcement can have been lost that matters.
+
+PostgreSQL: the row's `xmax` comes with the row. Zero means that nobody ever locked this version. Anything else is
+ambiguous (an aborted update, a child row's key-share lock, a multixact), so it is not decoded: the row is read again
+under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
+the row is read again under BEGIN IMMEDIATE, on a connection of its own, unless the store cannot lose a tombstone.
+
+What is in doubt is not filled: that costs a miss, a wrong fill the promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Mapper
+
+from sa_writethrough import _sqla
+from sa_writethrough.engines import EngineFacts
+from sa_writethrough.rows import Selection, Shapes
+
+__all__ = ["Fence", "FencedRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class FencedRow:
+    """A selected row, and what may be filled of it: None where a writer may hold it."""
+
+    selection: Selection
+    fillable: Selection | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Reads rows of one family through one connection.
+
+    connection: the application's own; nothing is left locked on it.
+    lossless: the store cannot lose a tombstone.
+    """
+
+    connection: Connection
+    shapes: Shapes
+    facts: EngineFacts
+    lossless: bool
+    execution_options: Any
+
+    def read(
+        self, identities: Sequence[tuple[Any, ...]], leased: Callable[[tuple[Any, ...]], bool]
+    ) -> dict[tuple[Any, ...], FencedRow]:
+        """Return the rows that exist, by primary key. Only those that *leased* approves are worth verifying."""
+        statement = self.shapes.by_identities(identities)
+        raws = self.connection.execute(statement, execution_options=self.execution_options).all()
+        rows = {}
+        for raw in raws:
+            identity = self.shapes.identity_of(raw)
+            selection = self.shapes.read(raw)
+            verify = selection.layout is not None and leased(identity)
+            rows[identity] = FencedRow(selection, self._verified(identity, selection) if verify else None)
+        return rows
+
+    def _verified(self, identity: tuple[Any, ...], selection: Selection) -> Selection | None:
+        if self.facts.dialect_name == "sqlite":
+            return selection if self.lossless else self._under_write_lock(identity)
+        return selection if selection.unlocked else self._under_share_lock(identity, selection)
+
+    # --- PostgreSQL ---
+
+    def _under_share_lock(self, identity: tuple[Any, ...], selection: Selection) -> Selection | None:
+        if selection.layout is None:
+            return None
+        statements = self.shapes.locking(identity, selection.layout)
+        try:
+            if not _sqla.is_autocommit(self.connection):
+                with self.connection.begin_nested() as savepoint:
+                    row = self._last_row(statements)
+                    savepoint.rollback()
+                return row
+            # Each statement is a transaction: only one that locks and reads at once proves anything.
+            return self._last_row(statements) if len(statements) == 1 else None
+        except SQLAlchemyError:  # a read-only transaction, no right to lock: in doubt
+            return None
+
+    def _last_row(self, statements: Sequence[Any]) -> Selection | None:
+        raw = None
+        for statement in statements:
+            raw = self.connection.execute(statement, execution_options=self.execution_options).first()
+            if raw is None:
+                return None
+        return self.shapes.read(raw) if raw is not None else None
+
+    # --- SQLite ---
+
+    def _under_write_lock(self, identity: tuple[Any, ...]) -> Selection | None:
+        if self.facts.isolated:  # another connection would be another database
+            return None
+        try:
+            with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
+                patience = own.exec_driver_sql("PRAGMA busy_timeout").scalar()
+                own.exec_driver_sql("PRAGMA busy_timeout = 0")
+                try:
+                    own.exec_driver_sql("BEGIN IMMEDIATE")
+                    statement = self.shapes.by_identities([identity])
+                    raw = own.execute(statement, execution_options=self.execution_options).first()
+                    own.exec_driver_sql("ROLLBACK")
+                finally:
+                    own.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience or 0)}")
+        except SQLAlchemyError:  # a writer holds the lock
+            return None
+        return None if raw is None else self.shapes.read(raw)
+
+
+def is_served(mapper: Mapper[Any]) -> bool:
+    """Tell whether instances of *mapper* can be made of cached rows at all."""
+    return mapper.with_polymorphic is None or mapper.with_polymorphic[1] is None

@@ -1,0 +1,275 @@
+"""One read: guard, cache, and on a miss the row from the database under the fence.
+
+    cache.get or do_orm_execute > route: may this session be served here? > cache.read >
+    hit: decode, hydrate · lease: SELECT with the fence, hydrate, fill ·
+    otherwise: SQLAlchemy goes on as if we were absent
+
+A hit behaves as the database read would have: the session begins, flushes, and gets a persistent instance; only no
+connection is checked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Mapper, Session
+
+from sa_writethrough import _sqla
+from sa_writethrough.cache import Filling
+from sa_writethrough.coherence import Hit, Intent, Leased, Reading, Token
+from sa_writethrough.core import Core
+from sa_writethrough.entities import Family
+from sa_writethrough.exceptions import CacheUnavailableError, CodecError
+from sa_writethrough.fences import Fence, FencedRow
+from sa_writethrough.options import bypass_cache
+from sa_writethrough.policy import CacheMode
+from sa_writethrough.routing import NO_OPTIONS, Route, Routing
+from sa_writethrough.rows import Layout, Row, among, chunks
+
+__all__ = ["Loading", "Question"]
+
+_BYPASS = (bypass_cache(),)
+_SERVING = frozenset({CacheMode.NORMAL, CacheMode.GET})
+_FILLING = frozenset({CacheMode.NORMAL, CacheMode.PUT, CacheMode.REFRESH})
+
+
+@dataclass(slots=True)
+class Question:
+    """Who asks for rows of one family, and how."""
+
+    session: Session
+    family: Family
+    mapper: Mapper[Any]
+    mode: CacheMode = CacheMode.NORMAL
+    bind_arguments: dict[str, Any] | None = None
+    execution_options: Mapping[str, Any] | None = None
+
+
+class Loading:
+    """The read side of one registration."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._cache = core.cache
+        self.routing = Routing(core)
+
+    # --- by primary key ---
+
+    def get(self, session: Session, family: Family, mapper: Mapper[Any], ident: Any) -> Any:
+        """Return the instance with this primary key, from the session, the cache or the database, or None."""
+        identity = (ident,) if type(ident) is int and family.single else self.identity(mapper, ident)
+        instance = self._present(session, family, identity)
+        if instance is None:
+            _sqla.autobegin(session)
+            if _sqla.autoflush(session):
+                instance = self._present(session, family, identity)
+        if instance is None:
+            found = self.lookup_one(Question(session, family, mapper), identity)
+            if found is not None:
+                return found.get(identity)
+        # It is here, perhaps expired or of another class, or it must come from the database: SQLAlchemy knows how.
+        return session.get(mapper, identity, options=_BYPASS)
+
+    def get_many(self, session: Session, family: Family, mapper: Mapper[Any], idents: Iterable[Any]) -> list[Any]:
+        """Return the instances with these primary keys, in their order, None for what does not exist."""
+        identities = [self.identity(mapper, ident) for ident in idents]
+        _sqla.autobegin(session)
+        _sqla.autoflush(session)
+        wanted = [i for i in dict.fromkeys(identities) if self._present(session, family, i) is None]
+        found = self.lookup(Question(session, family, mapper), wanted) if wanted else {}
+        if found is not None and len(wanted) == len(identities):
+            return [found.get(identity) for identity in identities]
+        kept = self._selected(session, mapper, wanted) if found is None else found.values()
+        answers = dict.fromkeys(wanted) | found if found is not None else {}
+        many = [answers[i] if i in answers else session.get(mapper, i, options=_BYPASS) for i in identities]
+        del kept
+        return many
+
+    @staticmethod
+    def _selected(session: Session, mapper: Mapper[Any], wanted: list[Any]) -> list[Any]:
+        """Load rows into the session with one SELECT, past the cache; the caller keeps them alive."""
+        criteria = among(mapper.primary_key, wanted)
+        return list(session.scalars(select(mapper).where(*criteria).options(*_BYPASS)))
+
+    @staticmethod
+    def identity(mapper: Mapper[Any], ident: Any) -> tuple[Any, ...]:
+        """Return a primary key as a tuple; takes a scalar, a tuple or a dict, as `session.get` does."""
+        columns = mapper.primary_key
+        if isinstance(ident, dict):
+            names = [mapper.get_property_by_column(column).key for column in columns]
+            if set(names) == set(ident):
+                return tuple(ident[name] for name in names)
+        elif isinstance(ident, tuple | list):
+            if len(ident) == len(columns):
+                return tuple(ident)
+        elif len(columns) == 1:
+            return (ident,)
+        raise InvalidRequestError(
+            f"{ident!r} is no primary key of {mapper.class_.__name__}: give a value for each of "
+            f"{', '.join(mapper.get_property_by_column(column).key for column in columns)}."
+        )
+
+    @staticmethod
+    def _present(session: Session, family: Family, identity: tuple[Any, ...]) -> Any:
+        try:
+            return session.identity_map.get((family.identity_class, identity, None))
+        except TypeError:
+            raise InvalidRequestError(f"{identity!r} is no primary key: its values must be hashable.") from None
+
+    # --- the lookup ---
+
+    def lookup_one(self, question: Question, identity: tuple[Any, ...]) -> Mapping[tuple[Any, ...], Any] | None:
+        """Do what `lookup` does, for one identity; a hit of the usual kind without collections on the way."""
+        session, family = question.session, question.family
+        route = self.routing.route(session, family, question.bind_arguments, question.execution_options)
+        if route is None:
+            return None
+        key = family.key(route.scope, identity)
+        if key is None or (route.begun and self.routing.wrote(session, (key,), route.scope.epoch)):
+            return None
+        readings = self._read(route, (key,), question.mode)
+        reading = readings[0]
+        if type(reading) is Hit and question.mode in _SERVING:
+            decoded = route.shapes.decode(reading.payload)
+            if decoded is not None:
+                layout, row = decoded
+                if layout.mapper is question.mapper and layout.identity(row) == identity:
+                    instances = layout.hydrate(session, (((family.identity_class, identity, None), row),))
+                    return {identity: instances[0]}
+        return self._answered(question, route, (identity,), (key,), readings)
+
+    def lookup(self, question: Question, identities: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any] | None:
+        """Return the instances of *identities*, which are distinct, by identity; None where the cache may not serve.
+
+        What does not exist is left out, or None. The session has begun and flushed.
+        """
+        session, family = question.session, question.family
+        route = self.routing.route(session, family, question.bind_arguments, question.execution_options)
+        if route is None:
+            return None
+        keys = family.keys(route.scope, identities)
+        if keys is None or (route.begun and self.routing.wrote(session, keys, route.scope.epoch)):
+            return None
+        if len(set(keys)) < len(keys):
+            return None  # 1 and '1': which of them a row is for, only the database knows
+        return self._answered(question, route, identities, keys, self._read(route, keys, question.mode))
+
+    def _answered(
+        self,
+        question: Question,
+        route: Route,
+        identities: Sequence[tuple[Any, ...]],
+        keys: Sequence[str],
+        readings: Sequence[Reading],
+    ) -> dict[tuple[Any, ...], Any] | None:
+        """Return the instances of what was read from the cache, and of the rest from the database."""
+        hits: list[tuple[tuple[Any, ...], str, bytes]] = []
+        leases: dict[tuple[Any, ...], tuple[str, Token]] = {}
+        for identity, key, reading in zip(identities, keys, readings, strict=True):
+            if type(reading) is Hit:
+                hits.append((identity, key, reading.payload))
+            elif type(reading) is Leased:
+                leases[identity] = key, reading.token
+        found = self._served(question, route, hits) if question.mode in _SERVING else {}
+        if len(found) < len(identities):
+            missing = [identity for identity in identities if identity not in found]
+            rows = self._select(question, route, missing, leases)
+            if not rows.keys() <= set(missing):
+                return None  # found by a value that the database holds equal to the key: '1' for 1
+            for identity, fenced in rows.items():
+                found[identity] = self._loaded(question, identity, fenced)
+        return found
+
+    def _read(self, route: Route, keys: Sequence[str], mode: CacheMode) -> Sequence[Reading]:
+        intent = Intent.FILL if route.fills and mode in _FILLING else Intent.LOOK
+        if mode is CacheMode.REFRESH:
+            try:
+                self._cache.evict(keys)
+            except CacheUnavailableError:  # counted and told of; the read itself comes from the database
+                intent = Intent.LOOK
+        return self._cache.read(keys, route.scope.epoch, intent)
+
+    def _served(
+        self, question: Question, route: Route, hits: Sequence[tuple[tuple[Any, ...], str, bytes]]
+    ) -> dict[tuple[Any, ...], Any]:
+        """Return the instances of cached rows; leave out what cannot be read, or is not the row that was asked for."""
+        decode, identity_class = route.shapes.decode, question.family.identity_class
+        rows: dict[Layout, list[tuple[Any, Row]]] = {}
+        unreadable: list[str] = []
+        for identity, key, payload in hits:
+            decoded = decode(payload)
+            if decoded is None:
+                unreadable.append(key)
+                continue
+            layout, row = decoded
+            if layout.identity(row) == identity:
+                rows.setdefault(layout, []).append(((identity_class, identity, None), row))
+        if unreadable:
+            # Of another version of the model, or damaged: the next reader may fill. Not this one, it has no lease.
+            self._cache.drop(unreadable)
+        found: dict[tuple[Any, ...], Any] = {}
+        for layout, pairs in rows.items():
+            found.update(self._instances(question, layout, pairs))
+        return found
+
+    @staticmethod
+    def _instances(
+        question: Question, layout: Layout, pairs: Sequence[tuple[Any, Row]]
+    ) -> Iterable[tuple[tuple[Any, ...], Any]]:
+        """Return the session's instances for rows of one class, with their identities; None where it is another one."""
+        if layout.mapper is not question.mapper and not layout.mapper.isa(question.mapper):
+            return [(key[1], None) for key, _ in pairs]
+        instances = layout.hydrate(question.session, pairs)
+        return [(key[1], instance) for (key, _), instance in zip(pairs, instances, strict=True)]
+
+    # --- the database ---
+
+    def _select(
+        self,
+        question: Question,
+        route: Route,
+        missing: Sequence[tuple[Any, ...]],
+        leases: dict[tuple[Any, ...], tuple[str, Token]],
+    ) -> dict[tuple[Any, ...], FencedRow]:
+        """Read rows from the database, and fill those that were leased and are not being written."""
+        refused = dict(leases)
+        fillings: list[Filling] = []
+        rows: dict[tuple[Any, ...], FencedRow] = {}
+        try:
+            arguments = question.bind_arguments or {"mapper": route.family.base}
+            connection = question.session.connection(bind_arguments=arguments)
+            lossless = self._cache.store.keeps_tombstones
+            fence = Fence(connection, route.shapes, route.facts, lossless, question.execution_options or NO_OPTIONS)
+            for some in chunks(missing):
+                rows.update(fence.read(some, leases.__contains__))
+            for identity, fenced in rows.items():
+                filling = self._filling(route, leases.get(identity), fenced)
+                if filling is not None:
+                    fillings.append(filling)
+                    del refused[identity]
+        finally:
+            self._cache.fill(fillings, list(refused.values()))
+        return rows
+
+    def _filling(self, route: Route, lease: tuple[str, Token] | None, fenced: FencedRow) -> Filling | None:
+        selection = fenced.fillable
+        if lease is None or selection is None or selection.layout is None:
+            return None
+        try:
+            payload = selection.layout.codec.encode(selection.row)
+        except CodecError as error:  # this value cannot be cached: it is read from the database every time
+            self._cache.report(error)
+            return None
+        return Filling(lease[0], lease[1], payload, route.family.policy.ttl)
+
+    def _loaded(self, question: Question, identity: tuple[Any, ...], fenced: FencedRow) -> Any:
+        selection = fenced.selection
+        if selection.layout is None:  # a subclass that is not cached
+            return question.session.get(question.mapper, identity, options=_BYPASS)
+        key = (selection.layout.identity_class, identity, None)
+        ((_, instance),) = self._instances(question, selection.layout, [(key, selection.row)])
+        return instance

@@ -1,0 +1,146 @@
+"""What an application decides about its cached models. Pure values; the names are public."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from enum import Enum
+
+from sa_writethrough.exceptions import ConfigurationError
+
+__all__ = ["CacheMode", "CachePolicy", "OnOutage", "OnWrite", "ReadBack", "Reads", "SnapshotReads"]
+
+
+class OnWrite(Enum):
+    """What a commit leaves in the cache."""
+
+    PUBLISH = "publish"
+    """The committed row."""
+    INVALIDATE = "invalidate"
+    """Nothing: the next reader fills. Cheaper to write, one miss more to read."""
+
+
+class Reads(Enum):
+    """Which lookups by identity are served from the cache."""
+
+    OPTION = "option"
+    """Those with `from_cache()`, and `cache.get` and `cache.get_many`."""
+    ALWAYS = "always"
+    """All of them, also lazy many-to-one loads, except with `bypass_cache()`."""
+
+
+class SnapshotReads(Enum):
+    """What a session in REPEATABLE READ or SERIALIZABLE gets."""
+
+    BYPASS = "bypass"
+    """The database: a hit is newer than the session's snapshot and would break it."""
+    SERVE = "serve"
+    """Hits all the same; the application accepts that they do not belong to the snapshot."""
+
+
+class ReadBack(Enum):
+    """When a written row is read back inside the transaction, before COMMIT."""
+
+    WHEN_NEEDED = "when needed"
+    """Unless every column's stored value is known exactly."""
+    ALWAYS = "always"
+    """For tables whose triggers change what was written."""
+
+
+class OnOutage(Enum):
+    """What a commit does when a node that must hear of it does not acknowledge."""
+
+    ABORT = "abort"
+    """Roll back and raise `CacheUnavailableError`: nothing was written anywhere."""
+    COMMIT = "commit"
+    """Commit. Gives up the promise for these rows: if the node comes back with its memory intact, or other processes
+    still reach it, they may serve the old row until its `ttl` ends, the row is written again, or it is evicted."""
+
+
+class CacheMode(Enum):
+    """How one query uses the cache; the members are Hibernate's."""
+
+    NORMAL = "normal"
+    """Serve hits, fill on a miss."""
+    GET = "get"
+    """Serve hits, never fill."""
+    PUT = "put"
+    """Read the database, fill what is absent."""
+    REFRESH = "refresh"
+    """Read the database, replace what is cached."""
+    IGNORE = "ignore"
+    """Read the database, leave the cache alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How the entries of one model are kept. Immutable; `replace` with `dataclasses.replace`.
+
+    ttl:
+        Seconds until an entry expires; None keeps it until it is written or evicted. No promise depends on it.
+    on_write, reads, snapshot_reads, read_back, on_outage:
+        See the enumerations of these names.
+    namespace:
+        Part of every key. Applications that share a store but not a database need different ones.
+    exclude:
+        Attribute names that are never cached; a hit loads them from the database when they are asked for.
+    tombstone_ttl:
+        Seconds that the rows of a writer that died between its announcement and the end of its transaction stay
+        uncached. A matter of efficiency alone.
+    """
+
+    ttl: float | None = None
+    on_write: OnWrite = OnWrite.PUBLISH
+    reads: Reads = Reads.OPTION
+    snapshot_reads: SnapshotReads = SnapshotReads.BYPASS
+    read_back: ReadBack = ReadBack.WHEN_NEEDED
+    on_outage: OnOutage = OnOutage.ABORT
+    namespace: str = ""
+    exclude: frozenset[str] = frozenset()
+    tombstone_ttl: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, kind in _ENUMERATIONS.items():
+            _to_member(self, name, kind)
+        _require_seconds("ttl", self.ttl)
+        _require_seconds("tombstone_ttl", self.tombstone_ttl)
+        if isinstance(self.exclude, str) or not isinstance(self.exclude, Iterable):
+            raise ConfigurationError(
+                f"CachePolicy(exclude={self.exclude!r}): give a list of attribute names, for example exclude=['photo']."
+            )
+        object.__setattr__(self, "exclude", frozenset(self.exclude))
+        if not isinstance(self.namespace, str) or not _NAMESPACE.fullmatch(self.namespace):
+            raise ConfigurationError(
+                f"CachePolicy(namespace={self.namespace!r}): use at most 64 ASCII letters, digits, '-', '_' and '.'."
+            )
+
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_ENUMERATIONS: dict[str, type[Enum]] = {
+    "on_write": OnWrite,
+    "reads": Reads,
+    "snapshot_reads": SnapshotReads,
+    "read_back": ReadBack,
+    "on_outage": OnOutage,
+}
+
+
+def _to_member(policy: CachePolicy, name: str, kind: type[Enum]) -> None:
+    """Accept the member or its value (`read_back="always"`)."""
+    try:
+        object.__setattr__(policy, name, kind(getattr(policy, name)))
+    except ValueError:
+        choices = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
+        raise ConfigurationError(f"CachePolicy({name}={getattr(policy, name)!r}): choose one of {choices}.") from None
+
+
+def _require_seconds(name: str, value: float | None) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None and name == "ttl":
+        return
+    if not is_number or not value > 0 or value == float("inf"):  # type: ignore[operator]  # is_number excludes None
+        raise ConfigurationError(f"CachePolicy({name}={value!r}): give a positive number of seconds.")
+
+
+POLICY_FIELDS = frozenset(field.name for field in fields(CachePolicy))

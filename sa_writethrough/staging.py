@@ -1,0 +1,114 @@
+"""What is done with a unit at the end of its transaction: announce, publish, retract, abandon.
+
+Reads back, inside the transaction, the rows whose stored values are not known. Knows nothing of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sa_writethrough.cache import Claim, Publication
+from sa_writethrough.core import Core
+from sa_writethrough.entities import Family
+from sa_writethrough.exceptions import CodecError
+from sa_writethrough.policy import OnWrite
+from sa_writethrough.rows import chunks
+from sa_writethrough.unit import Phase, Touch, Unit
+
+__all__ = ["abandon", "announce", "publish", "retract"]
+
+
+def announce(core: Core, connection: Connection, unit: Unit) -> None:
+    """Announce everything that *unit* touched. All of its SQL is done and it holds its locks.
+
+    The tombstones are on their way while rows are read back. Raises `CacheUnavailableError`, or what the database says
+    to the reading back; then nothing is left announced and the caller rolls back.
+    """
+    announcement = core.cache.announce(_claims(unit))
+    try:
+        _read_back(core, connection, unit)
+    except BaseException:
+        core.cache.retract(announcement.wait())
+        raise
+    unit.tokens = announcement.wait()
+    unit.phase = Phase.ANNOUNCED
+
+
+def publish(core: Core, unit: Unit) -> None:
+    """Publish what *unit* committed. Never raises."""
+    try:
+        rows = unit.rows()
+        tokens = unit.tokens
+        publications = [_publication(key, tokens[key], touch) for key, touch in rows.items() if key in tokens]
+        epochs = {key: tokens[key] for key in unit.epochs() if key in tokens}
+        unannounced = [claim.key for claim in _claims(unit) if claim.key not in unit.tokens]
+        core.cache.publish(publications, epochs)
+        if unannounced:  # OnOutage.COMMIT: what can be done is to try to drop them
+            core.cache.drop(unannounced)
+    except Exception as error:  # noqa: BLE001 - the row is committed: the tombstone expires instead
+        core.cache.report(error)
+    unit.clear()
+
+
+def retract(core: Core, unit: Unit) -> None:
+    """Take the unit's tombstones back: the database acknowledged its ROLLBACK. Never raises."""
+    core.cache.retract(unit.tokens)
+    unit.clear()
+
+
+def abandon(core: Core, unit: Unit) -> None:
+    """Leave the unit's tombstones to expire: what became of its transaction is unknown. Never raises."""
+    core.cache.abandon([claim for claim in _claims(unit) if claim.key in unit.tokens])
+    unit.clear()
+
+
+def _claims(unit: Unit) -> list[Claim]:
+    claims = [_claim(key, touch.epoch, touch.model) for key, touch in unit.rows().items()]
+    return claims + [_claim(key, None, family) for key, family in unit.epochs().items()]
+
+
+def _claim(key: str, epoch: str | None, family: Family) -> Claim:
+    return Claim(key, epoch, family.policy.tombstone_ttl, family.policy.on_outage)
+
+
+def _publication(key: str, token: Any, touch: Touch) -> Publication:
+    if touch.gone or not touch.held:
+        return Publication(key, token, None, None)
+    return Publication(key, token, touch.payload, touch.model.policy.ttl)
+
+
+def _read_back(core: Core, connection: Connection, unit: Unit) -> None:
+    """Learn the stored values of held rows, with one SELECT per family."""
+    unknown: dict[Family, list[tuple[str, Touch]]] = {}
+    for key, touch in unit.rows().items():
+        if touch.held and not touch.gone and touch.payload is None and _publishes(touch.model):
+            unknown.setdefault(touch.model, []).append((key, touch))
+    for family, touches in unknown.items():
+        payloads = _select(core, connection, family, [touch.identity for _, touch in touches])
+        for key, touch in touches:
+            payload = payloads.get(touch.identity)
+            if payload is not None:
+                unit.learn(key, touch, payload)
+
+
+def _publishes(family: Family) -> bool:
+    return family.policy.on_write is OnWrite.PUBLISH
+
+
+def _select(
+    core: Core, connection: Connection, family: Family, identities: Sequence[tuple[Any, ...]]
+) -> dict[tuple[Any, ...], bytes]:
+    shapes = core.shapes(family, connection.dialect)
+    payloads = {}
+    for some in chunks(identities):
+        for raw in connection.execute(shapes.by_identities(some)):
+            selection = shapes.read(raw)
+            if selection.layout is not None:
+                try:
+                    payloads[shapes.identity_of(raw)] = selection.layout.codec.encode(selection.row)
+                except CodecError as error:  # published as absent, and served from the database
+                    core.cache.report(error)
+    return payloads

@@ -1,0 +1,267 @@
+"""One memcached node: its idle connections, whether it is down, and which node owns a key. Knows no keys' meaning.
+
+A node that does not answer costs one time limit; until `retry_after` seconds later everyone fails at once, then one
+thread tries. The ring is fixed: a key's owner does not change because a node is down. (pymemcache's HashClient moves
+the keys, and the old values come back with the node.)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from zlib import crc32
+
+from sa_writethrough.exceptions import CacheUnavailableError
+from sa_writethrough.stores._connecting import Address, ConnectOptions, connect, has_explicit_cas
+from sa_writethrough.stores._connection import Connection, Plan, Run
+from sa_writethrough.stores._meta import stamp_of
+
+__all__ = ["Node", "NodeOptions", "Ring", "random_cas"]
+
+T = TypeVar("T")
+
+_RING_POINTS = 160
+"""Per node. Enough that of three nodes none gets more than a tenth above its share."""
+_EPOCHS_REMEMBERED = 1024
+
+
+def random_cas() -> int:
+    """Return an id that no item has had: 64 random bits, not zero. A forked child draws others than its parent."""
+    return int.from_bytes(os.urandom(8), "big") or 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What every node of a store shares. *pool_size* bounds the idle connections; *retry_after* is in seconds."""
+
+    connecting: ConnectOptions = field(default_factory=ConnectOptions)
+    pool_size: int = 64
+    retry_after: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    new_cas: Callable[[], int] = random_cas
+
+
+class Node:
+    """One server and the connections to it. Thread-safe; a forked child starts with none."""
+
+    def __init__(self, address: Address, options: NodeOptions) -> None:
+        self.name = str(address)
+        self._address = address
+        self._options = options
+        # Of every epoch the bytes that an ordinary answer begins with, and the stamp that its rows then have.
+        self.epochs: dict[str, tuple[bytes, bytes]] = {}
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        self._retry_at: float | None = None
+        self._down: CacheUnavailableError | None = None
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def take(self) -> Connection:
+        """Return a connection, its lock held; `give` it back. Raises `CacheUnavailableError`."""
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        if self._retry_at is not None:
+            return self._probe()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._connect()
+            if not connection.alive:
+                continue
+            if connection.lock.acquire(blocking=False):
+                return connection
+            # Someone settles a token on it.
+            self._idle.appendleft(connection)
+            return self._connect()
+
+    def take_checked(self) -> Connection:
+        """Like `take`, but of a connection that the server has closed meanwhile take another."""
+        connection = self.take()
+        while connection.is_stale:
+            connection.fail(self._gone())
+            self.give(connection)
+            connection = self.take()
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Let go of a connection that `take` returned."""
+        if len(self._idle) >= self._options.pool_size and connection.alive:
+            connection.drain()
+            connection.fail(self._gone())
+        connection.lock.release()
+        connection.settle()
+        if not connection.alive:
+            self._open.discard(connection)
+        elif connection.owes:
+            # To the far end: the next thread should find one that owes nothing.
+            self._idle.appendleft(connection)
+        else:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close every connection, after what it owes."""
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        for connection in tuple(self._open):
+            with connection.lock:
+                connection.drain()
+                connection.fail(self._gone())
+            self._open.discard(connection)
+        self._idle.clear()
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def start(self, plans: Sequence[Callable[[Connection], Plan[T]]]) -> list[Run[T]]:
+        """Send *plans* over one connection. What goes wrong is told by the runs."""
+        try:
+            connection = self.take_checked()
+        except CacheUnavailableError as error:
+            return [Run.failed(error) for _ in plans]
+        try:
+            runs = [Run(plan(connection), connection) for plan in plans]
+            for run in runs:
+                connection.enqueue(run)
+            connection.flush()
+            return runs
+        finally:
+            self.give(connection)
+
+    def start_on(self, connection: Connection, plans: Sequence[Callable[[Connection], Plan[T]]]) -> list[Run[T]]:
+        """Send *plans* over *connection* and no other, or fail."""
+        if not connection.alive or connection.pid != os.getpid():
+            return [Run.failed(self._gone()) for _ in plans]
+        runs = [Run(plan(connection), connection) for plan in plans]
+        connection.hand(runs)
+        return runs
+
+    def push(self, run: Run[T]) -> None:
+        """Send all of *run*, without waiting for its replies, nor for who uses its connection: that thread sends it."""
+        connection = run.connection
+        if connection is not None and not run.done and connection.lock.acquire(blocking=False):
+            try:
+                connection.push()
+            finally:
+                connection.lock.release()
+            connection.settle()
+
+    def finish(self, run: Run[T]) -> None:
+        """Wait until *run* is done."""
+        connection = run.connection
+        if connection is not None and not run.done:
+            with connection.lock:
+                connection.finish(run)
+            connection.settle()
+
+    def drain(self) -> None:
+        """Wait until nothing is owed on any connection."""
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        for connection in tuple(self._open):
+            with connection.lock:
+                connection.drain()
+            connection.settle()
+
+    def remember(self, epoch: str, cas: int) -> None:
+        """Expect that *epoch* will still be open under this id at the next read."""
+        if len(self.epochs) >= _EPOCHS_REMEMBERED:
+            self.epochs.clear()
+        self.epochs[epoch] = (b"HD f0 c%d Z\r\n" % cas, stamp_of(cas))
+
+    # --- what can go wrong -------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        try:
+            sock, version = connect(self._address, self._options.connecting)
+        except OSError as error:
+            raise self._mark_down(error) from error
+        new_cas = self._options.new_cas if has_explicit_cas(version) else None
+        connection = Connection(sock, self._pid, new_cas, self._fault)
+        connection.lock.acquire()
+        self._open.add(connection)
+        self._retry_at = None
+        return connection
+
+    def _probe(self) -> Connection:
+        """Let one thread try a node that was down, once the time has come; the others go on failing."""
+        with self._lock:
+            now = self._options.clock()
+            if self._retry_at is not None and now < self._retry_at and self._down is not None:
+                raise self._down.with_traceback(None)
+            self._retry_at = now + self._options.retry_after
+        return self._connect()
+
+    def _mark_down(self, error: Exception) -> CacheUnavailableError:
+        down = CacheUnavailableError(self._describe(error))
+        self._down = down
+        self._retry_at = self._options.clock() + self._options.retry_after
+        return down
+
+    def _fault(self, connection: Connection, error: Exception) -> CacheUnavailableError:
+        """Tell what a connection died of. A node that is slow is down; one that hung up may have come back already."""
+        slow = isinstance(error, BlockingIOError | TimeoutError)
+        fault = self._mark_down(error) if slow else CacheUnavailableError(self._describe(error))
+        self._open.discard(connection)
+        self._forget_idle(fault)
+        return fault
+
+    def _forget_idle(self, fault: CacheUnavailableError) -> None:
+        while self._idle:
+            connection = self._idle.popleft()
+            self._open.discard(connection)
+            if connection.lock.acquire(blocking=False):
+                connection.fail(fault)
+                connection.lock.release()
+                connection.settle()
+
+    def _leave_to_parent(self) -> None:
+        """After a fork: close our copies of the parent's sockets, which does not touch the connections."""
+        inherited = self._open
+        self._start_afresh()
+        for connection in inherited:
+            connection.alive = False
+            connection.sock.close()
+
+    def _gone(self) -> CacheUnavailableError:
+        return CacheUnavailableError(f"memcached {self.name}: the connection is gone; nothing need be done about it")
+
+    def _describe(self, error: Exception) -> str:
+        connecting = self._options.connecting
+        if isinstance(error, BlockingIOError | TimeoutError):
+            return (
+                f"memcached {self.name} did not answer in time (timeout={connecting.timeout}, "
+                f"connect_timeout={connecting.connect_timeout} seconds): is it overloaded, or are the limits too tight?"
+            )
+        reason = f"{type(error).__name__}: {error}"
+        return f"memcached {self.name} cannot be used ({reason}): is it running, and is the URL right?"
+
+
+class Ring:
+    """Maps keys to nodes, for good: by the nodes' names, whatever their order and whether or not they answer.
+
+    Consistent hashing (Karger et al., 1997), so that adding a node to the configuration moves its share of keys alone.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        points = sorted(
+            ((crc32(f"{node.name}#{n}".encode()), node) for node in nodes for n in range(_RING_POINTS)),
+            key=lambda point: (point[0], point[1].name),
+        )
+        self._hashes = [point for point, _ in points]
+        self._owners = [node for _, node in points]
+
+    def owner(self, key: str) -> Node:
+        """Return the node of *key*."""
+        return self._owners[bisect_right(self._hashes, crc32(key.encode())) % len(self._owners)]

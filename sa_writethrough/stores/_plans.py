@@ -1,0 +1,247 @@
+"""The transitions of `coherence` as conversations in the meta protocol: what to send, and what each reply means.
+
+No socket and no time: a plan yields commands and is sent their replies (`_connection.Plan`). Compare-and-set on an
+item's id does what the table's "own" says: any transition by anyone gives the item another id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from sa_writethrough.coherence import (
+    BUSY,
+    MISSING,
+    Announce,
+    AnnounceEpoch,
+    Failed,
+    Fill,
+    Hit,
+    Intent,
+    Leased,
+    Outcome,
+    Publish,
+    Put,
+    Reading,
+    Retract,
+    Settled,
+    Token,
+)
+from sa_writethrough.exceptions import CacheUnavailableError, ConfigurationError
+from sa_writethrough.stores import _meta as meta
+from sa_writethrough.stores._meta import STAMP_BYTES, Kind, Reply
+
+if TYPE_CHECKING:
+    from sa_writethrough.stores._connection import Connection, Plan
+    from sa_writethrough.stores._nodes import Node
+
+__all__ = [
+    "NO_STAMP",
+    "Fresh",
+    "ItemToken",
+    "MakeToken",
+    "announce",
+    "announce_epoch",
+    "evict",
+    "fill",
+    "publish",
+    "put",
+    "read",
+    "read_commands",
+    "retract",
+]
+
+NO_STAMP = b""
+"""Of entries without an epoch."""
+_MOST_RACES = 32
+"""How often someone else may be quicker before we give up. Each time someone else got something done."""
+
+
+class ItemToken(Token):
+    """Proves ownership of the item with the id *cas* on *node*.
+
+    *stamp* is the epoch's; None where that was announced, so that nothing readable can be published. *connection* is
+    the one to use, where ids restart with the server: what survives a restart there is no connection.
+    """
+
+    __slots__ = ("cas", "connection", "node", "stamp")
+
+    def __init__(self, node: Node, connection: Connection | None, cas: int, stamp: bytes | None) -> None:
+        self.node = node
+        self.connection = connection
+        self.cas = cas
+        self.stamp = stamp
+
+
+Fresh: TypeAlias = Callable[[], "int | None"]
+"""Makes the id of a new item; None leaves it to the server."""
+MakeToken: TypeAlias = Callable[[int, "bytes | None"], ItemToken]
+"""From an item's id and its epoch's stamp."""
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_commands(keys: Sequence[str], epoch: str | None, intent: Intent, lease_ttl: int, fresh: Fresh) -> list[bytes]:
+    """Return the epoch's command, if there is one, and one for each of *keys*."""
+    # One id does for all: ids are compared per key.
+    cas = fresh()
+    commands = [] if epoch is None else [meta.touch_epoch(epoch, cas)]
+    if intent is Intent.FILL:
+        commands += [meta.get(key, lease_ttl, cas) for key in keys]
+    else:
+        commands += [meta.look(key) for key in keys]
+    return commands
+
+
+def read(
+    keys: Sequence[str],
+    epoch: str | None,
+    intent: Intent,
+    *,
+    commands: Sequence[bytes],
+    token: MakeToken,
+    remember: Callable[[str, int], None],
+) -> Plan[Reading]:
+    """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later."""
+    replies = yield commands
+    if epoch is None:
+        return [_reading(reply, NO_STAMP, Kind.BYTES, intent, token) for reply in replies]
+    head, rest = replies[0], replies[1:]
+    if head.error:
+        return [_failed(head, f"epoch {epoch!r}")] * len(rest)
+    stamp = _open_stamp(head)
+    if stamp is None:
+        # The leases that came with the looking would keep the others from filling long after the epoch is open again.
+        needless = [meta.delete(key, reply.cas) for key, reply in zip(keys, rest, strict=True) if reply.won]
+        if needless:
+            yield needless
+        return [BUSY] * len(rest)
+    remember(epoch, head.cas)
+    return [_reading(reply, stamp, Kind.ROW, intent, token) for reply in rest]
+
+
+def _reading(reply: Reply, stamp: bytes, kind: Kind, intent: Intent, token: MakeToken) -> Reading:
+    if reply.error:
+        return _failed(reply, "a read")
+    if reply.code == b"EN":
+        return MISSING
+    if reply.kind == kind and reply.value.startswith(stamp):
+        return Hit(reply.value[len(stamp) :])
+    if reply.kind == Kind.TOMBSTONE or (reply.kind == Kind.LEASE and not reply.won):
+        return BUSY
+    # A lease of our own; or a row of an epoch that is over: absent, and its id is the lease.
+    return Leased(token(_checked(reply), stamp)) if intent is Intent.FILL else MISSING
+
+
+def _open_stamp(epoch: Reply) -> bytes | None:
+    return None if epoch.kind == Kind.TOMBSTONE else meta.stamp_of(_checked(epoch))
+
+
+def _checked(reply: Reply) -> int:
+    if not reply.cas:
+        raise ConfigurationError(
+            "this memcached numbers no items, so nobody can tell whose a lease is: start it without -C (--disable-cas)"
+        )
+    return reply.cas
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def announce(changes: Sequence[Announce], fresh: Fresh, token: MakeToken) -> Plan[Outcome]:
+    """Make the keys of *changes*, all of one epoch, unreadable."""
+    epoch, cas = changes[0].epoch, fresh()
+    replies = yield [
+        meta.touch_epoch(epoch, cas),
+        *(meta.store(change.key, b"", Kind.TOMBSTONE, change.ttl, fresh=cas) for change in changes),
+    ]
+    head, rest = replies[0], replies[1:]
+    if head.error:
+        return [_failed(head, f"epoch {epoch!r}")] * len(rest)
+    stamp = _open_stamp(head)
+    return [
+        token(_checked(reply), stamp) if reply.code == b"HD" else _failed(reply, f"announcement of {change.key!r}")
+        for change, reply in zip(changes, rest, strict=True)
+    ]
+
+
+def announce_epoch(change: AnnounceEpoch, fresh: Fresh, token: MakeToken) -> Plan[Outcome]:
+    """Make every entry of an epoch on this node unreadable."""
+    (reply,) = yield [meta.store(change.key, b"", Kind.TOMBSTONE, change.ttl, fresh=fresh())]
+    if reply.code != b"HD":
+        return [_failed(reply, f"announcement of epoch {change.key!r}")]
+    return [token(_checked(reply), None)]
+
+
+def publish(change: Publish, own: ItemToken, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
+    """Replace the own tombstone; if something else is there, that is a later writer's tombstone or must go."""
+    row = None if own.stamp is None else _row(own.stamp, change.payload, max_bytes)
+    if row is not None:
+        (reply,) = yield [meta.store(change.key, row, Kind.ROW, change.ttl, own=own.cas, fresh=fresh())]
+    if row is None or reply.error:
+        # Not known, not readable, too large, or no memory left for it: at least it need not stay a tombstone.
+        (reply,) = yield [meta.delete(change.key, own.cas)]
+    if reply.code != b"EX":
+        return [_settled(reply, f"publication of {change.key!r}")]
+    (outcome,) = yield from evict(change.key)
+    return [Settled.HEALED if outcome is Settled.APPLIED else outcome]
+
+
+def fill(change: Fill, own: ItemToken, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
+    """Replace the own lease; of a row that is too large take it back."""
+    row = _row(own.stamp or NO_STAMP, change.payload, max_bytes)
+    if row is None:
+        yield [meta.delete(change.key, own.cas)]
+        return [Settled.REFUSED]
+    kind = Kind.ROW if own.stamp else Kind.BYTES
+    (reply,) = yield [meta.store(change.key, row, kind, change.ttl, own=own.cas, fresh=fresh())]
+    return [_settled(reply, f"fill of {change.key!r}")]
+
+
+def retract(change: Retract, own: ItemToken) -> Plan[Outcome]:
+    """Drop the own tombstone."""
+    (reply,) = yield [meta.delete(change.key, own.cas)]
+    return [_settled(reply, f"retraction of {change.key!r}")]
+
+
+def evict(key: str) -> Plan[Outcome]:
+    """Drop what is there unless it is a tombstone. memcached has no such command: look, then drop what was seen."""
+    for _ in range(_MOST_RACES):
+        (seen,) = yield [meta.look(key)]
+        if seen.error:
+            return [_failed(seen, f"eviction of {key!r}")]
+        if seen.code == b"EN" or seen.kind == Kind.TOMBSTONE:
+            return [Settled.REFUSED]
+        (reply,) = yield [meta.delete(key, _checked(seen))]
+        if reply.code != b"EX":
+            return [_settled(reply, f"eviction of {key!r}")]
+    return [Failed(CacheUnavailableError(f"memcached: {key!r} changed {_MOST_RACES} times while it was to be evicted"))]
+
+
+def put(change: Put, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
+    """Store bytes, whatever was there; of bytes that are too large at least drop what they were to replace."""
+    payload = _row(NO_STAMP, change.payload, max_bytes)
+    if payload is None:
+        yield from evict(change.key)
+        return [Settled.REFUSED]
+    (reply,) = yield [meta.store(change.key, payload, Kind.BYTES, change.ttl, fresh=fresh())]
+    return [_settled(reply, f"put of {change.key!r}")]
+
+
+def _row(stamp: bytes, payload: bytes | None, max_bytes: int) -> bytes | None:
+    return None if payload is None or STAMP_BYTES + len(payload) > max_bytes else stamp + payload
+
+
+def _settled(reply: Reply, what: str) -> Outcome:
+    if reply.error:
+        return _failed(reply, what)
+    return Settled.APPLIED if reply.code == b"HD" else Settled.REFUSED
+
+
+def _failed(reply: Reply, what: str) -> Failed:
+    answer = reply.error or reply.code.decode("ascii")
+    remedy = (
+        "it needs memcached 1.6.10 or newer" if answer == "ERROR" else "look at its log and its memory limits (-m, -I)"
+    )
+    return Failed(CacheUnavailableError(f"memcached refused the {what} with {answer!r}: {remedy}"))

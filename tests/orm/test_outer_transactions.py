@@ -1,0 +1,253 @@
+"""Sessions inside somebody else's transaction, which "commit" without a COMMIT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+import sa_writethrough as wt
+from sa_writethrough.coherence import Announce
+from sa_writethrough.stores.memory import MemoryStore
+from sa_writethrough.testing import LoseReply
+from tests.orm.models import Account, Claim, Contract
+from tests.orm.worlds import World, open_world
+
+MODES = ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("outer", ["commit", "rollback", "close"])
+def test_nothing_is_published_before_the_outer_transaction_ends(world: World, mode: str, outer: str) -> None:
+    """A joined session's commit publishes nothing; the outer commit publishes all, the outer rollback nothing."""
+    world.add(Account(id=1, name="old"))
+    connection = world.engine.connect()
+    transaction = connection.begin()
+    with world.sessions(bind=connection, join_transaction_mode=mode) as session:
+        session.get(Account, 1).name = "new"
+        session.commit()
+        committed = not transaction.is_active  # control_fully
+        if not committed:
+            assert world.entry(Account, 1)["name"] == "old"
+            world.agrees(Account, 1)
+        if outer == "commit" and not committed:
+            transaction.commit()
+        elif outer == "rollback" and not committed:
+            transaction.rollback()
+    connection.close()
+    assert world.select(Account, 1)["name"] == ("new" if committed or outer == "commit" else "old")
+    world.published(Account, 1)
+    assert world.idle()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_usual_test_fixture_leaves_the_cache_alone(world: World, mode: str) -> None:
+    """Insert, commit, update, rollback, commit inside an outer transaction that is rolled back: nothing remains."""
+    if mode == "control_fully":
+        pytest.skip("the session ends the outer transaction itself")
+    world.add(Account(id=1, name="old"))
+    with world.engine.connect() as connection:
+        transaction = connection.begin()
+        with world.sessions(bind=connection, join_transaction_mode=mode) as session:
+            session.add(Account(id=2, name="n"))
+            session.get(Account, 1).name = "new"
+            session.commit()
+            assert world.cache.get(session, Account, 1).name == "new"
+            if mode == "create_savepoint":
+                session.get(Account, 1).name = "newer"
+                session.flush()
+                session.rollback()
+                assert world.cache.get(session, Account, 1).name == "new"
+            session.expunge_all()
+            assert world.cache.get(session, Account, 2).name == "n"
+        transaction.rollback()
+    assert world.select(Account, 2) is None
+    world.published(Account, 1)
+    world.reads_true(Account, 2)
+
+
+def test_the_outer_commit_fails_at_a_deferred_constraint(world: World) -> None:
+    """The outer COMMIT raises: database and cache keep the old row, and the connection is clean."""
+    world.add(Claim(id=1, name="old"))
+    with world.engine.connect() as connection:
+        transaction = connection.begin()
+        with world.sessions(bind=connection) as session:
+            session.get(Claim, 1).account_id = 99
+            session.commit()
+        with pytest.raises(IntegrityError):
+            transaction.commit()
+    assert world.idle()
+    world.reads_true(Claim, 1)
+    assert world.select(Claim, 1)["account_id"] is None
+
+
+def test_an_unreachable_cache_aborts_the_outer_commit(world: World) -> None:
+    """The outer transaction's COMMIT is refused, and nothing is written."""
+    world.add(Account(id=1, name="old"))
+    with world.engine.connect() as connection:
+        transaction = connection.begin()
+        with world.sessions(bind=connection) as session:
+            session.get(Account, 1).name = "new"
+            session.commit()
+        world.faults.script.append(LoseReply(Announce))
+        with pytest.raises(wt.CacheUnavailableError):
+            transaction.commit()
+    assert world.idle()
+    world.reads_true(Account, 1)
+    assert world.select(Account, 1)["name"] == "old"
+
+
+def test_two_sessions_in_one_outer_transaction(world: World) -> None:
+    """What both wrote is announced and published with the one COMMIT."""
+    world.add(Account(id=1, name="old"), Account(id=2, name="old"))
+    with world.engine.connect() as connection:
+        transaction = connection.begin()
+        for ident in (1, 2):
+            with world.sessions(bind=connection) as session:
+                session.get(Account, ident).name = "new"
+                session.commit()
+        transaction.commit()
+    world.published(Account, 1, 2)
+    assert world.select(Account, 2)["name"] == "new"
+
+
+def test_the_connection_goes_on_after_the_outer_commit(world: World) -> None:
+    """The next transaction on the same open connection settles the one before, and is not mixed with it."""
+    world.add(Account(id=1, name="old"), Account(id=2, name="old"))
+    with world.engine.connect() as connection:
+        with connection.begin(), world.sessions(bind=connection) as session:
+            session.get(Account, 1).name = "new"
+            session.commit()
+        world.reads_true(Account, 1)
+        with connection.begin() as transaction:
+            with world.sessions(bind=connection) as session:
+                session.get(Account, 2).name = "undone"
+                session.commit()
+            world.published(Account, 1)
+            transaction.rollback()
+    world.published(Account, 1, 2)
+
+
+def test_statements_of_the_outer_transaction_itself(world: World) -> None:
+    """What is executed on the connection beside the session is touched as well."""
+    world.add(Account(id=1, name="old"), Account(id=2, name="old"))
+    with world.engine.connect() as connection, connection.begin():
+        with world.sessions(bind=connection) as session:
+            session.get(Account, 1).name = "new"
+            session.commit()
+        connection.execute(sa.update(Account.__table__).where(Account.__table__.c.id == 2).values(name="new"))
+    world.reads_true(Account, 1, 2)
+    assert world.select(Account, 2)["name"] == "new"
+
+
+# --- two binds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(sqlite_copy: Callable[[str], str]) -> object:
+    """Two SQLite files under one registration: the first world's, whose sessions write Contract to the second file."""
+    first = open_world(sqlite_copy("one.db"), MemoryStore())
+    second = open_world(sqlite_copy("two.db"), MemoryStore())
+    second.cache.unregister()
+    first.sessions.configure(bind=None, binds={Account: first.engine, Contract: second.engine, Claim: second.engine})
+    with first.sessions() as session:
+        session.add_all([Account(id=1, name="old"), Contract(id=1, name="old"), Claim(id=1, name="old")])
+        session.commit()
+    second.cache, second.sessions, second.faults, second.traffic = (
+        first.cache,
+        first.sessions,
+        first.faults,
+        first.traffic,
+    )
+    yield first, second
+    first.close()
+    second.engine.dispose()
+    second.observer.dispose()
+
+
+def _change_both(session: Session) -> None:
+    session.get(Account, 1).name = "new"
+    session.get(Contract, 1).name = "new"
+    session.flush()
+
+
+def test_a_transaction_over_two_databases(two: tuple[World, World]) -> None:
+    """Both rows are published."""
+    first, second = two
+    with first.sessions() as session:
+        _change_both(session)
+        session.commit()
+    first.published(Account, 1)
+    second.published(Contract, 1)
+    assert second.select(Contract, 1)["name"] == "new"
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_no_database_is_committed_where_one_cannot_be_announced(two: tuple[World, World], lost: int) -> None:
+    """All announcements come before the first COMMIT."""
+    first, second = two
+    for _ in range(lost - 1):
+        first.faults.script.append(LoseReply(Announce, key="nobody's"))
+    with first.sessions() as session:
+        _change_both(session)
+        keys = [key for _, unit in session.info[first.cache._core].units for key in unit.rows()]
+        first.faults.script.append(LoseReply(Announce, key=keys[lost - 1]))
+        with pytest.raises(wt.CacheUnavailableError):
+            session.commit()
+        session.rollback()
+    assert first.select(Account, 1)["name"] == second.select(Contract, 1)["name"] == "old"
+    assert first.idle()
+    assert second.idle()
+    first.reads_true(Account, 1)
+    second.reads_true(Contract, 1)
+
+
+@pytest.mark.filterwarnings("ignore:transaction already deassociated:sqlalchemy.exc.SAWarning")  # SQLAlchemy's own
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_half_failed_commit_leaves_no_stale_entry(two: tuple[World, World], failing: int) -> None:
+    """One database commits, the other fails at COMMIT, whichever comes first: each entry is its own database's row."""
+    worlds = [*two] if failing else [*reversed(two)]
+    engines = [world.engine for world in worlds]
+    sessions = two[0].sessions
+    binds = {Account: engines[0], Claim: engines[1]}
+    with sessions(binds=binds) as session:
+        session.merge(Account(id=1, name="old"))
+        session.merge(Claim(id=1, name="old"))
+        session.commit()
+    with sessions(binds=binds) as session:
+        session.get(Account, 1).name = "new"
+        session.get(Claim, 1).account_id = 99
+        session.flush()
+        with pytest.raises(IntegrityError):
+            session.commit()
+        session.rollback()
+    worlds[0].agrees(Account, 1)
+    worlds[1].agrees(Claim, 1)
+    assert worlds[0].idle()
+    assert worlds[1].idle()
+    worlds[0].reads_true(Account, 1)
+    worlds[1].reads_true(Claim, 1)
+    assert worlds[1].select(Claim, 1)["account_id"] is None
+
+
+@pytest.mark.parametrize("outer", ["commit", "rollback"])
+def test_a_session_with_a_bind_inside_an_outer_transaction_and_one_of_its_own(
+    two: tuple[World, World], outer: str
+) -> None:
+    """The session's commit is a COMMIT for one bind and none for the other: that one publishes nothing yet."""
+    first, second = two
+    with first.engine.connect() as connection:
+        transaction = connection.begin()
+        with first.sessions(binds={Account: connection, Contract: second.engine}) as session:
+            _change_both(session)
+            session.commit()
+        second.agrees(Contract, 1)
+        assert first.select(Account, 1)["name"] == "old"
+        first.agrees(Account, 1)
+        transaction.commit() if outer == "commit" else transaction.rollback()
+    first.agrees(Account, 1)
+    first.reads_true(Account, 1)
+    assert first.select(Account, 1)["name"] == ("new" if outer == "commit" else "old")

@@ -1,0 +1,78 @@
+"""What an installation offers, and that what the README tells a new user to type is what CI types."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points, version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from dogpile.cache import make_region
+from sqlalchemy import exc
+
+import sa_writethrough
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands(markdown: str) -> list[str]:
+    """Return the lines of the shell blocks."""
+    return [line for block in re.findall(r"```sh\n(.*?)```", markdown, re.DOTALL) for line in block.splitlines()]
+
+
+def test_ci_runs_the_second_command_of_the_readme():
+    """A user who types what the README says does what CI does."""
+    assert commands((ROOT / "README.md").read_text())[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_quickstart_begins_with_the_first_command_of_the_readme():
+    """README and documentation name one way to begin."""
+    readme, quickstart = (commands((ROOT / name).read_text())[0] for name in ("README.md", "docs/quickstart.md"))
+    assert readme == quickstart
+
+
+def test_readme_and_guarantees_promise_the_same_words():
+    """The promise stands word for word wherever it is made."""
+    promises = {
+        re.search(r"^> A read served.*?unknown\.$", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)[0]
+        for name in ("README.md", "docs/index.md", "docs/guarantees.md")
+    }
+    assert len(promises) == 1
+
+
+def test_the_console_script_is_installed():
+    """`sa-writethrough` is what the README calls."""
+    (script,) = entry_points(group="console_scripts", name="sa-writethrough")
+    assert callable(script.load())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sa_writethrough.memory", {}),
+        ("sa_writethrough.memcached", {"url": "memcached://127.0.0.1:1"}),
+    ],
+)
+def test_dogpile_finds_the_backend(name, arguments):
+    """A region is configured by name, without importing the package first."""
+    region = make_region().configure(name, arguments=arguments)
+    region.actual_backend.store.close()
+
+
+def test_the_package_is_typed():
+    """Type checkers read our annotations."""
+    assert files("sa_writethrough").joinpath("py.typed").is_file()
+
+
+def test_the_version_is_that_of_the_changelog():
+    """The changelog has a section for the installed version, or collects the next one's."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{version('sa-writethrough')}]" in changelog or "## [Unreleased]" in changelog
+
+
+def test_every_error_is_one_of_sqlalchemy():
+    """What an application catches as SQLAlchemyError catches ours."""
+    errors = [getattr(sa_writethrough, name) for name in sa_writethrough.__all__ if name.endswith("Error")]
+    assert errors
+    assert all(issubclass(error, exc.SQLAlchemyError) for error in errors)

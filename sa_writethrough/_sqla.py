@@ -20,21 +20,29 @@ __all__ = [
     "attach",
     "autobegin",
     "autoflush",
+    "changes_to_come",
     "clauses_of",
+    "commit_all",
     "commits_on_return",
     "connect_isolation_level",
-    "connections_of",
     "dml_values",
     "ends_transaction",
-    "ends_transaction",
-    "is_expired",
+    "entity_metadata",
+    "entity_result",
+    "flushes_first",
+    "has_prefixes",
+    "has_returning",
     "identity_class",
+    "identity_of_get",
     "is_autocommit",
-    "is_flushing",
+    "is_expired",
+    "is_plain_load",
     "is_plain_select",
-    "own_binds",
+    "options_of",
     "persistence_cache",
     "root_engine",
+    "selected_mapper",
+    "without_rows",
 ]
 
 # --- sessions -------------------------------------------------------------------------------------------------------
@@ -53,29 +61,11 @@ def autoflush(session: Session) -> bool:
     return True
 
 
-def is_flushing(session: Session) -> bool:
-    """Tell whether the unit of work is writing at this moment."""
-    return session._flushing
-
-
-def connections_of(session: Session) -> list[Connection]:
-    """Return the connections that the session's current transaction has begun on, without beginning one."""
-    transaction = session._transaction
-    if transaction is None:
-        return []
-    return list({entry[0] for entry in transaction._connections.values()})
-
-
 def ends_transaction(session: Session, connection: Connection) -> bool:
     """Tell whether the session's commit is a COMMIT on this connection: not where it joined an outer transaction."""
     begun = {} if session._transaction is None else session._transaction._connections
     entry = begun.get(connection)
     return entry is not None and entry[2] and entry[1] is connection.get_transaction()
-
-
-def own_binds(session: Session) -> bool:
-    """Tell whether the session binds mappers or tables one by one."""
-    return bool(session._Session__binds)  # type: ignore[attr-defined]  # a name-mangled private of Session
 
 
 def attach(state: InstanceState[Any], key: Any, session_id: int, identity_map: Any) -> None:
@@ -254,6 +244,11 @@ def entity_result(metadata: Any, instances: Sequence[Any]) -> Result[Any]:
     # What makes the legacy Query give instances and not rows.
     result._attributes = result._attributes.union({"filtered": True, "is_single_entity": True})
     return result
+
+
+def returns_rows(context: Any) -> bool:
+    """Tell whether a compiled DML statement has RETURNING already, SQLAlchemy's own for defaults included."""
+    return bool(context.compiled.effective_returning)
 
 
 def has_returning(statement: Any) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapper, ORMExecuteState
 
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core
-from sa_writethrough.dml import NAMED_OPTION
+from sa_writethrough.effects import NAMED_OPTION
 from sa_writethrough.entities import Family, table_name
 from sa_writethrough.unit import Touch
 

@@ -53,14 +53,18 @@ class Core:
         """Return where the family's keys are, under the execution options of a connection or a statement."""
         return family.scope(facts.database, options.get("schema_translate_map"))
 
+    def scope_in(self, family: Family, bind: Engine | Connection) -> Scope:
+        """Return where the family's keys are in the database of *bind*; connects if that was never used."""
+        facts = self.engines.known(bind.engine)
+        if facts is None:
+            with bind.engine.connect() as connection:
+                facts = self.engines.learn(connection)
+        return self.scope(family, facts, bind.get_execution_options())
+
     def scopes(self, family: Family, bind: Engine | Connection | None) -> list[Scope]:
-        """Return every scope of the family that was seen, and that of *bind*; connects if *bind* was never used."""
+        """Return every scope of the family that was seen, and that of *bind*."""
         if bind is not None:
-            facts = self.engines.known(bind.engine)
-            if facts is None:
-                with bind.engine.connect() as connection:
-                    facts = self.engines.learn(connection)
-            self.scope(family, facts, bind.get_execution_options())
+            self.scope_in(family, bind)
         scopes = family.scopes()
         if not scopes:
             raise ConfigurationError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table, inspect
 from sqlalchemy.exc import NoInspectionAvailable
@@ -138,6 +139,8 @@ class Entities:
         self._wanted = _predicate(models)
         self.serves_always = False
         """Whether a family is served without `from_cache()`."""
+        self.analyses: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        """What `dml` found out about compiled statements; void when another mapper is taken up."""
         self._families: dict[Mapper[Any], Family] = {}
         self._by_mapper: dict[Mapper[Any], Family] = {}
         self._by_table: dict[TableName, list[Family]] = {}
@@ -197,6 +200,7 @@ class Entities:
             if family not in listed:
                 listed.append(family)
         self._cascades = self._tables_by_name = None
+        self.analyses.clear()
         return family
 
     def _policy_of(self, mapper: Mapper[Any]) -> CachePolicy | None:

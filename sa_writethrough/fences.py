@@ -54,8 +54,8 @@ class Fence:
         self, identities: Sequence[tuple[Any, ...]], leased: Callable[[tuple[Any, ...]], bool]
     ) -> dict[tuple[Any, ...], FencedRow]:
         """Return the rows that exist, by primary key. Only those that *leased* approves are worth verifying."""
-        statement = self.shapes.by_identities(identities)
-        raws = self.connection.execute(statement, execution_options=self.execution_options).all()
+        statement, parameters = self.shapes.by_identities(identities)
+        raws = self.connection.execute(statement, parameters, execution_options=self.execution_options).all()
         rows = {}
         for raw in raws:
             identity = self.shapes.identity_of(raw)
@@ -88,8 +88,8 @@ class Fence:
 
     def _last_row(self, statements: Sequence[Any]) -> Selection | None:
         raw = None
-        for statement in statements:
-            raw = self.connection.execute(statement, execution_options=self.execution_options).first()
+        for statement, parameters in statements:
+            raw = self.connection.execute(statement, parameters, execution_options=self.execution_options).first()
             if raw is None:
                 return None
         return self.shapes.read(raw) if raw is not None else None
@@ -105,8 +105,8 @@ class Fence:
                 own.exec_driver_sql("PRAGMA busy_timeout = 0")
                 try:
                     own.exec_driver_sql("BEGIN IMMEDIATE")
-                    statement = self.shapes.by_identities([identity])
-                    raw = own.execute(statement, execution_options=self.execution_options).first()
+                    statement, parameters = self.shapes.by_identities([identity])
+                    raw = own.execute(statement, parameters, execution_options=self.execution_options).first()
                     own.exec_driver_sql("ROLLBACK")
                 finally:
                     own.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience or 0)}")

@@ -103,5 +103,4 @@ _CANONICAL: dict[type, Callable[[Any], str | None]] = {
     date: date.isoformat,
     datetime: _datetime,
     Decimal: _decimal,
-    bool: lambda value: "t" if value else "f",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from dogpile.cache import CacheRegion
 from sqlalchemy import event
@@ -24,7 +24,6 @@ from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.loading import Loading
 from sa_writethrough.lookups import Lookups
 from sa_writethrough.policy import CachePolicy
-from sa_writethrough.snapshots import forget, remember
 from sa_writethrough.stores.base import Store
 from sa_writethrough.stores.urls import open_store
 from sa_writethrough.writing import Writing
@@ -32,6 +31,7 @@ from sa_writethrough.writing import Writing
 __all__ = ["WriteThroughCache", "register"]
 
 T = TypeVar("T")
+AnySession: TypeAlias = Session | scoped_session[Any]
 _REGISTRATION = "_sa_writethrough_registration"
 """On the Session class that a factory makes: its registration."""
 
@@ -91,7 +91,6 @@ class WriteThroughCache:
         self._bulk = Bulk(self._core)
         self._writing = Writing(self._core)
         self._families: dict[Any, tuple[Family, Mapper[Any]]] = {}
-        self._trusting: list[tuple[Mapper[Any], str, Callable[..., None]]] = []
         for mapper in list(_sqla.all_mappers()):
             self._take_up(mapper)
         self._listening = [
@@ -107,10 +106,10 @@ class WriteThroughCache:
     # --- reading ---
 
     @overload
-    def get(self, session: Session, entity: type[T], ident: Any) -> T | None: ...
+    def get(self, session: AnySession, entity: type[T], ident: Any) -> T | None: ...
     @overload
-    def get(self, session: Session, entity: Mapper[T], ident: Any) -> T | None: ...
-    def get(self, session: Session, entity: Any, ident: Any) -> Any:
+    def get(self, session: AnySession, entity: Mapper[T], ident: Any) -> T | None: ...
+    def get(self, session: AnySession, entity: Any, ident: Any) -> Any:
         """Return the instance with primary key *ident*, or None; the shortest path.
 
         As `session.get`: an instance that the session holds is returned as it is; what the cache may not serve comes
@@ -118,15 +117,15 @@ class WriteThroughCache:
         Raises `ConfigurationError` if *entity* is not cached by this registration.
         """
         family, mapper = self._families.get(entity) or self._require(entity)
-        return self._loading.get(session, family, mapper, ident)
+        return self._loading.get(_own(session), family, mapper, ident)
 
-    def get_many(self, session: Session, entity: type[T], idents: Iterable[Any]) -> list[T | None]:
+    def get_many(self, session: AnySession, entity: type[T], idents: Iterable[Any]) -> list[T | None]:
         """Return the instances with these primary keys, in their order; None for each that does not exist.
 
         One round trip per cache node, and one SELECT for all that the cache has not. Raises as `get`.
         """
         family, mapper = self._families.get(entity) or self._require(entity)
-        return self._loading.get_many(session, family, mapper, idents)
+        return self._loading.get_many(_own(session), family, mapper, idents)
 
     def contains(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> bool:
         """Tell whether an entry for this row can be read now. For tests and operators: it may be gone at once.
@@ -159,7 +158,9 @@ class WriteThroughCache:
         self._core.cache.evict([], [scope.epoch for family in families for scope in self._scopes(family, None)])
 
     def _scopes(self, family: Family, bind: Engine | Connection | None) -> list[Any]:
-        return self._core.scopes(family, _bind_of(self._factory) if bind is None else bind)
+        if bind is not None:
+            return [self._core.scope_in(family, bind)]
+        return self._core.scopes(family, _bind_of(self._factory))
 
     # --- operating ---
 
@@ -186,8 +187,6 @@ class WriteThroughCache:
         delattr(self._target, _REGISTRATION)
         for owner, name, listener, _ in self._listening:
             event.remove(owner, name, listener)
-        for mapper, name, listener in self._trusting:
-            event.remove(mapper, name, listener)
         self._writing.close()
         self._core.cache.drain()
         self._core.cache.store.close()
@@ -210,27 +209,11 @@ class WriteThroughCache:
         self._loading.routing.forget()
         if family is not None:
             self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
-            if mapper.version_id_col is not None:
-                self._trust_loads(family, mapper)
 
-    def _trust_loads(self, family: Family, mapper: Mapper[Any]) -> None:
-        """Note when all columns of an instance were loaded together: only then does its version speak for them."""
-        layout = self._core.shapes(family, self._dialect).layouts[mapper]
-        columns = frozenset(layout.names)
 
-        def loaded(state: Any, _context: Any) -> None:
-            if columns <= state.dict.keys():
-                remember(layout, state)
-
-        def refreshed(state: Any, _context: Any, names: Iterable[str] | None) -> None:
-            if names is None or columns <= set(names):
-                remember(layout, state)
-            else:
-                forget(state)
-
-        for name, listener in (("load", loaded), ("refresh", refreshed)):
-            event.listen(mapper, name, listener, raw=True)
-            self._trusting.append((mapper, name, listener))
+def _own(session: AnySession) -> Session:
+    """Return the session itself, of a scoped session the one of this scope."""
+    return session() if isinstance(session, scoped_session) else session
 
 
 def _target(factory: Any) -> Any:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, TypeAlias
-from uuid import UUID
 
-from sqlalchemy import ColumnElement, Table, and_, bindparam, column, literal_column, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, Table, and_, bindparam, column, literal_column, select, true, tuple_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import instance_dict, instance_state
@@ -28,8 +25,9 @@ from sa_writethrough.sqltypes import CachedColumn, column_of
 __all__ = ["Layout", "LoadContext", "Selection", "Shapes"]
 
 Row: TypeAlias = tuple[Any, ...]
+Query: TypeAlias = "tuple[Select[Any], dict[str, Any]]"
+_KEYS = "writethrough_keys"
 _EAGER = frozenset({"joined", "selectin", "subquery", "immediate"})
-_IMMUTABLE = frozenset({bool, bytes, date, datetime, Decimal, float, int, str, time, timedelta, UUID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,6 @@ class Layout:
         self.identity = _identity_reader(self.columns, indexes)
         self.codec = RowCodec([c.field for c in self.columns], self._fingerprint())
         self.eager = tuple(relationship.key for relationship in mapper.relationships if relationship.lazy in _EAGER)
-        self.mutable = {
-            name: RowCodec([c.field], self.codec.fingerprint)
-            for name, c in zip(self.names, self.columns, strict=True)
-            if c.attribute is not None or c.field.wire not in _IMMUTABLE
-        }
         self.hydrate = _materializer(self, self._missing())
 
     def _fingerprint(self) -> bytes:
@@ -214,9 +207,28 @@ class Shapes:
         if base.polymorphic_on is not None:
             self._discriminator = len(expressions)
             expressions.append(base.polymorphic_on)
+        self._types = [expression.type for expression in expressions]
+        self.returning = self._returnable([*selected, base.polymorphic_on])
+        """What to put behind an UPDATE's RETURNING for `read_returned`; None where it cannot return a whole row."""
         if self._fenced:
             expressions.append(_unlocked(self._tables()))
         self._select = select(*expressions).select_from(self._from())
+        # Built once, for SQLAlchemy to find what it compiled of them at a glance.
+        self._criteria = [
+            column == bindparam(name, type_=column.type)
+            for name, column in zip(_key_names(len(base.primary_key)), base.primary_key, strict=True)
+        ]
+        self._one = self._select.where(*self._criteria)
+        if self.family.single:
+            key = base.primary_key[0]
+            self._many = self._select.where(key.in_(bindparam(_KEYS, type_=key.type, expanding=True)))
+
+    def _returnable(self, sources: Sequence[Any]) -> str | None:
+        columns = [source for source in sources if source is not None]
+        if len(self._tables()) != 1 or not all(isinstance(column, Column) for column in columns):
+            return None
+        format_column = self._dialect.identifier_preparer.format_column
+        return ", ".join(format_column(column) for column in columns)
 
     def _tables(self) -> list[Table]:
         return sorted(self.family.tables(), key=lambda table: table is not self.family.base.local_table)
@@ -232,9 +244,21 @@ class Shapes:
                     seen.add(step.local_table)
         return joined
 
-    def by_identities(self, identities: Sequence[tuple[Any, ...]]) -> Select[Any]:
-        """Return a SELECT of these rows."""
-        return self._select.where(*among(self.family.base.primary_key, identities))
+    def by_identities(self, identities: Sequence[tuple[Any, ...]]) -> Query:
+        """Return a SELECT of these rows, and its parameters."""
+        if len(identities) == 1:
+            return self._one, _parameters(identities[0])
+        if self.family.single:
+            return self._many, {_KEYS: [identity[0] for identity in identities]}
+        return self._select.where(*among(self.family.base.primary_key, identities)), {}
+
+    def read_returned(self, context: Any, description: Sequence[Any], row: Sequence[Any]) -> Selection:
+        """Tell the class of a row that a statement with `RETURNING <returning>` gave, as the driver gave it."""
+        raw = []
+        for type_, described, value in zip(self._types, description, row, strict=True):
+            process = context.get_result_processor(type_, described[0], described[1])
+            raw.append(value if process is None else process(value))
+        return self.read([*raw, False])
 
     def read(self, raw: Sequence[Any]) -> Selection:
         """Tell a selected row's class and cut out its columns."""
@@ -254,19 +278,18 @@ class Shapes:
             raw[position] if attribute is None else attribute(raw[position]) for position, attribute in self._identity
         )
 
-    def locking(self, identity: tuple[Any, ...], layout: Layout) -> list[Select[Any]]:
+    def locking(self, identity: tuple[Any, ...], layout: Layout) -> list[Query]:
         """Return statements that take a share lock on each part of the row, or return nothing where one is held.
 
         SKIP LOCKED and not NOWAIT: PostgreSQL then returns no row where NOWAIT would fail, log, and call the
         application's error listeners. The last statement returns the row as `by_identities` does.
         """
-        tables = [table for table in layout.mapper.tables if isinstance(table, Table)]
-        whole = self.by_identities([identity])
-        if len(tables) == 1 and len(self._tables()) == 1:
-            return [whole.with_for_update(read=True, skip_locked=True)]
-        criteria = among(self.family.base.primary_key, [identity])
-        locked = select(literal_column("1")).select_from(self._inner_from(layout.mapper)).where(*criteria)
-        return [locked.with_for_update(read=True, skip_locked=True), whole]
+        parameters = _parameters(identity)
+        if len(self._tables()) == 1:
+            return [(self._one.with_for_update(read=True, skip_locked=True), parameters)]
+        source = self._inner_from(layout.mapper)
+        locked: Select[Any] = select(literal_column("1")).select_from(source).where(*self._criteria)
+        return [(locked.with_for_update(read=True, skip_locked=True), parameters), (self._one, parameters)]
 
     def _inner_from(self, mapper: Mapper[Any]) -> Any:
         """Join the tables of one class: a lock can be taken on the rows of an inner join alone."""
@@ -288,6 +311,14 @@ def among(columns: Sequence[Any], identities: Sequence[tuple[Any, ...]]) -> list
         values = [identity[0] for identity in identities]
         return [columns[0].in_(bindparam(None, values, columns[0].type, expanding=True))]
     return [tuple_(*columns).in_(identities)]
+
+
+def _key_names(count: int) -> list[str]:
+    return [f"writethrough_key_{index}" for index in range(count)]
+
+
+def _parameters(identity: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(_key_names(len(identity)), identity, strict=True))
 
 
 def _unlocked(tables: Sequence[Table]) -> Any:

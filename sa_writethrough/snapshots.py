@@ -1,8 +1,8 @@
 """What is known of a row without asking the database, after a flush: the instance is not the row.
 
 An INSERT wrote every column, so the row is known where the database stores each value as it was given. An UPDATE wrote
-some columns; the others are known only where the mapper's `version_id_col` matched, since then nobody else has written
-the row since it was loaded, and where the instance still has what was loaded. Everything else is read back.
+some columns, and the instance may have old values in the others: not even a `version_id_col` that matched proves that
+it has not, since bulk statements and other programs need not raise the version. Its row comes from the database.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from sa_writethrough.unit import Touch, Unit
 
 __all__ = ["Snapshots"]
 
-_SEEN = "_sa_writethrough_seen"
-"""On an instance's state: the mutable values as they were when all of its columns were last known at one version."""
-
 
 class Snapshots:
-    """Takes rows from instances that were just flushed."""
+    """Takes rows from instances that were just inserted."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -34,7 +31,7 @@ class Snapshots:
     def after_flush(self, session: Session, work: SessionWork, context: Any) -> None:
         """Touch what was inserted, and note the rows that are known."""
         for state, (is_delete, list_only) in context.states.items():
-            if list_only or is_delete:
+            if list_only or is_delete or state.key is not None:
                 continue
             family = self._core.entities.family_of(state.mapper)
             if family is not None:
@@ -47,29 +44,18 @@ class Snapshots:
         layout = self._core.shapes(family, connection.dialect).layouts.get(state.mapper)
         if layout is None:
             return
-        inserted = state.key is None
-        identity = tuple(state.mapper.primary_key_from_instance(state.obj())) if state.key is None else state.key[1]
+        identity = tuple(state.mapper.primary_key_from_instance(state.obj()))
         key = family.key(scope, identity)
         if key is None:
             unit.touch_epoch(scope.epoch, family)
             return
         earlier = unit.rows().get(key)
-        written = earlier is not None and earlier.held and not earlier.gone
-        # A pending instance whose row was updated took the place of a deleted one: SQLAlchemy wrote an UPDATE.
-        values = None
-        if _trusts(family, state.mapper):
-            if inserted and not written:
-                values = _inserted(layout, state)
-            elif written and not inserted:
-                values = _updated(layout, state)
+        if earlier is not None and earlier.held and not earlier.gone:
+            return  # SQLAlchemy wrote an UPDATE: the instance took the place of a deleted one
+        values = _inserted(layout, state) if _trusts(family, state.mapper) else None
         payload = None if values is None else self._encoded(layout, values)
-        if payload is not None:
-            remember(layout, state)
-        if inserted and not written:
-            unit.wrote = True
-            unit.touch(key, Touch(family, scope.epoch, identity, held=True, payload=payload))
-        elif written and payload is not None and earlier is not None:
-            unit.learn(key, earlier, payload)
+        unit.wrote = True
+        unit.touch(key, Touch(family, scope.epoch, identity, held=True, payload=payload))
 
     def _encoded(self, layout: Layout, values: tuple[Any, ...]) -> bytes | None:
         try:
@@ -109,59 +95,8 @@ def _inserted(layout: Layout, state: InstanceState[Any]) -> tuple[Any, ...] | No
     return tuple(values)
 
 
-def _updated(layout: Layout, state: InstanceState[Any]) -> tuple[Any, ...] | None:
-    """Return the row that an UPDATE left, if its version matched and the other columns are as they were loaded."""
-    seen = state.__dict__.get(_SEEN)
-    if seen is None or state.mapper.version_id_col is None:
-        return None
-    version = state.mapper.get_property_by_column(state.mapper.version_id_col).key
-    changed = {*state.committed_state, version}
-    values = []
-    for name, source, column in zip(layout.names, layout.sources, layout.columns, strict=True):
-        value = state.dict.get(name, _ABSENT)
-        if value is _ABSENT or column.attribute is not None:
-            return None
-        if name in changed or source.onupdate is not None:
-            if column.exact is None or not column.exact(value):
-                return None
-        elif any(key.ondelete or key.onupdate for key in source.foreign_keys):
-            return None  # the database itself may have changed it, and that bumps no version
-        elif name in layout.mutable and seen.get(name) != _frozen(layout, name, value):
-            return None
-        values.append(value)
-    return tuple(values)
-
-
-def remember(layout: Layout, state: InstanceState[Any]) -> None:
-    """Note that all of the instance's columns are known at one version, and what its mutable values are now."""
-    values = state.dict
-    state.__dict__[_SEEN] = {name: _frozen(layout, name, values.get(name)) for name in layout.mutable}
-
-
-def forget(state: InstanceState[Any]) -> None:
-    """Note that the instance's columns may be of different versions."""
-    state.__dict__.pop(_SEEN, None)
-
-
-def _frozen(layout: Layout, name: str, value: Any) -> object:
-    """Return something that compares equal only while a mutable value stays as it is."""
-    try:
-        return layout.mutable[name].encode((value,))
-    except CodecError:
-        return _ABSENT
-
-
 def _defaults_to_null(source: Any) -> bool:
     return source.default is None and source.server_default is None and source.computed is None
 
 
-class _Absent:
-    """What an instance has not; equal to nothing, itself included."""
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    __hash__ = object.__hash__
-
-
-_ABSENT = _Absent()
+_ABSENT = object()

@@ -104,7 +104,7 @@ def _select(
     shapes = core.shapes(family, connection.dialect)
     payloads = {}
     for some in chunks(identities):
-        for raw in connection.execute(shapes.by_identities(some)):
+        for raw in connection.execute(*shapes.by_identities(some)):
             selection = shapes.read(raw)
             if selection.layout is not None:
                 try:

@@ -59,7 +59,7 @@ class _Frame:
 class Unit:
     """The rows and epochs that one transaction touched, by savepoint. Not thread-safe, as its connection is not."""
 
-    __slots__ = ("_frames", "_unseen", "phase", "session", "snapshot", "tokens", "wrote")
+    __slots__ = ("_frames", "_unseen", "phase", "returning", "session", "snapshot", "tokens", "wrote")
 
     def __init__(self) -> None:
         self.session: Any = None
@@ -73,6 +73,7 @@ class Unit:
         self.tokens: dict[str, Any] = {}
         self.wrote = False
         self.snapshot = False
+        self.returning: Any = None
 
     @property
     def is_empty(self) -> bool:

@@ -17,13 +17,14 @@ from weakref import WeakSet
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.elements import SavepointClause
 
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
-from sa_writethrough.dml import Undone, Written, writes_of
+from sa_writethrough.dml import writes_of
+from sa_writethrough.effects import Saved, Written
 from sa_writethrough.engines import driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.returning import Returning
 from sa_writethrough.snapshots import Snapshots
 from sa_writethrough.staging import abandon, announce, publish, retract
 from sa_writethrough.unit import Phase, Touch, Unit
@@ -37,6 +38,7 @@ class Writing:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._snapshots = Snapshots(core)
+        self._returning = Returning(core)
         self._engines: WeakSet[Engine] = WeakSet()
 
     def session_listeners(self) -> list[tuple[str, Any, dict[str, Any]]]:
@@ -53,7 +55,8 @@ class Writing:
 
     def _engine_listeners(self, engine: Engine) -> list[tuple[Any, str, Any, dict[str, Any]]]:
         return [
-            (engine, "before_cursor_execute", self._before_cursor_execute, {}),
+            (engine, "before_cursor_execute", self._before_cursor_execute, {"retval": True}),
+            (engine, "after_cursor_execute", self._after_cursor_execute, {}),
             (engine, "begin", self._settle, {}),
             (engine, "commit", self._commit, {}),
             (engine, "rollback", self._rollback, {}),
@@ -133,41 +136,60 @@ class Writing:
         connection: Connection,
         _cursor: Any,
         sql: str,
+        parameters: Any,
+        context: Any,
+        _many: bool,  # noqa: FBT001 - the event's signature
+    ) -> tuple[str, Any]:
+        unit = self._core.unit_of(connection)
+        if unit is None or context is None:
+            return sql, parameters
+        for effect in writes_of(self._core.entities, context, sql):
+            if isinstance(effect, Written):
+                _refuse_autocommit(connection, effect)
+                touched = self._touch(connection, unit, effect)
+                if touched is not None:
+                    sql = self._returning.add(connection, context, sql, unit, touched)
+            elif isinstance(effect, Saved):
+                unit.savepoint(effect.name)
+            else:
+                unit.forget_values()
+                unit.snapshot = unit.snapshot or effect.isolation
+        return sql, parameters
+
+    def _after_cursor_execute(
+        self,
+        connection: Connection,
+        cursor: Any,
+        _sql: str,
         _parameters: Any,
         context: Any,
         _many: bool,  # noqa: FBT001 - the event's signature
     ) -> None:
         unit = self._core.unit_of(connection)
-        if unit is None or context is None:
-            return
-        statement = getattr(context.compiled, "statement", None)
-        if isinstance(statement, SavepointClause):  # the savepoint event comes before it has a name
-            unit.savepoint(statement.ident)
-            return
-        for effect in writes_of(self._core.entities, context, sql):
-            if isinstance(effect, Undone):
-                unit.forget_values()
-                unit.snapshot = unit.snapshot or effect.isolation
-            else:
-                _refuse_autocommit(connection, effect)
-                self._touch(connection, unit, effect)
+        if unit is not None and unit.returning is not None:
+            self._returning.take(cursor, context, unit)
 
-    def _touch(self, connection: Connection, unit: Unit, written: Written) -> None:
+    def _touch(self, connection: Connection, unit: Unit, written: Written) -> tuple[str, Touch] | None:
+        """Note what a statement writes; return the row if it is one, and surely written under its lock."""
         family = written.family
         unit.wrote = True
+        unit.returning = None
         facts = self._core.engines.learn(connection)
         scope = self._core.scope(family, facts, connection.get_execution_options())
         held = written.by_unit_of_work and self._is_flushing(unit)
+        last = None
         for identity in written.identities or ():
             key = family.key(scope, identity)
             if key is None:
                 unit.touch_epoch(scope.epoch, family)
             else:
-                unit.touch(key, Touch(family, scope.epoch, identity, held, written.gone))
+                last = key, Touch(family, scope.epoch, identity, held, written.gone)
+                unit.touch(*last)
         if written.identities is None:
             unit.touch_epoch(scope.epoch, family)
         if written.unseen and not held:  # what a flush inserts is touched after it
             unit.insert_unseen(scope.epoch)
+        return last if held and written.identities is not None and len(written.identities) == 1 else None
 
     def _is_flushing(self, unit: Unit) -> bool:
         work = self._work_on(unit)
@@ -178,7 +200,7 @@ class Writing:
         return None if session is None else self._core.work_of(session)
 
     def _savepoint(self, connection: Connection, _name: str | None) -> None:
-        """Begin before the first savepoint: sqlite3 does not, and the RELEASE would be a COMMIT that nobody announced."""
+        """Begin before the first savepoint: sqlite3 does not, and its RELEASE would be an unannounced COMMIT."""
         if connection.dialect.name != "sqlite" or self._core.unit_of(connection) is None:
             return
         begun = driver_in_transaction(connection.connection.driver_connection)

@@ -27,11 +27,18 @@ T = TypeVar("T")
 Plan: TypeAlias = Generator[Sequence[bytes], Sequence[Reply], Sequence[T]]
 """Yields commands, at least one, is sent one reply for each, and returns its results."""
 
-WINDOW_COMMANDS = 128
+WINDOW_PARTS = 128
 WINDOW_BYTES = 32 * 1024
-"""How much may be unanswered at once. Both ends' socket buffers hold that much, so a server that waits for us to read
-can never make us wait for it to read: no batch can deadlock."""
+"""How much may be unanswered at once. Both ends' socket buffers hold that much, in that many pieces, so a server that
+waits for us to read can never make us wait for it to read: no batch can deadlock."""
+PART_BYTES = WINDOW_BYTES // 2
+"""Of a larger run the second part is sent before the first one's replies are read: the server need not wait for us."""
 RECEIVE_BYTES = 8 * 1024
+"""For the few replies of a hot path; a buffer that need not grow."""
+_RECEIVE_MANY_BYTES = 64 * 1024
+# As a plain number: to combine an enumeration's flags takes longer than to peek. Windows has no such flag, nor need of
+# it: there the socket has a time limit of its own.
+_PEEK = int(socket.MSG_PEEK) | int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 class Run(Generic[T]):
@@ -59,9 +66,9 @@ class Run(Generic[T]):
         """Whether nothing more will be sent or read for it."""
         return self.results is not None or self.error is not None
 
-    def take(self, reply: Reply) -> bool:
-        """Take one reply. Return whether the plan has `commands` to be sent now."""
-        self._replies.append(reply)
+    def take(self, some: Sequence[Reply]) -> bool:
+        """Take the next replies. Return whether the plan has `commands` to be sent now."""
+        self._replies += some
         if len(self._replies) < len(self.commands):
             return False
         replies, self._replies = self._replies, []
@@ -97,6 +104,7 @@ class Connection:
         "_queue",
         "_reader",
         "_sent",
+        "_taken",
         "alive",
         "lock",
         "outbox",
@@ -117,9 +125,12 @@ class Connection:
         self.alive = True
         self.lock = threading.Lock()
         self.outbox: deque[Run[Any]] = deque()
-        self._queue: deque[tuple[Run[Any], bytes]] = deque()
-        self._sent: deque[tuple[Run[Any], int]] = deque()
+        # Parts of runs: the commands and how many they are; and once they are sent, how many they are and their bytes.
+        self._queue: deque[tuple[Run[Any], bytes, int]] = deque()
+        self._sent: deque[tuple[Run[Any], int, int]] = deque()
+        # Bytes that are unanswered, and replies that have come to the part that is being answered.
         self._bytes = 0
+        self._taken = 0
         self._error: Exception | None = None
         self._reader = ReplyReader()
         self._fault = fault
@@ -139,13 +150,18 @@ class Connection:
         return bool(self._sent or self._queue or self.outbox)
 
     @property
+    def holds_back(self) -> bool:
+        """Whether something is still to be sent. Good without the lock: whoever has it sends what we cannot see."""
+        return bool(self._queue or self.outbox)
+
+    @property
     def is_stale(self) -> bool:
         """Whether the server has closed it, as far as can be told without waiting."""
         if self.owes or self.sock.gettimeout() is not None:
             return False
         try:
             # Nothing is owed: whatever can be read is the end of the stream, or a server that speaks out of turn.
-            self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self.sock.recv(1, _PEEK)
         except BlockingIOError:
             return False
         except OSError:
@@ -169,11 +185,23 @@ class Connection:
 
     def enqueue(self, run: Run[Any]) -> None:
         """Line up the commands of *run*; `flush` sends them."""
-        self._queue.extend((run, command) for command in run.commands)
+        whole = b"".join(run.commands)
+        if len(whole) <= PART_BYTES:
+            self._queue.append((run, whole, len(run.commands)))
+            return
+        part: list[bytes] = []
+        size = 0
+        for command in run.commands:
+            if part and size + len(command) > PART_BYTES:
+                self._queue.append((run, b"".join(part), len(part)))
+                part, size = [], 0
+            part.append(command)
+            size += len(command)
+        self._queue.append((run, b"".join(part), len(part)))
 
     def adopt(self, run: Run[Any], answer: bytes) -> None:
         """Go on with *run*, whose commands the caller sent itself and of whose replies it received *answer*."""
-        self._sent.extend((run, 0) for _ in run.commands)
+        self._sent.append((run, len(run.commands), 0))
         self._guarded(lambda: self._accept(answer))
 
     def flush(self) -> None:
@@ -199,7 +227,7 @@ class Connection:
         # Closing may report what went wrong before: we know.
         with contextlib.suppress(OSError):
             self.sock.close()
-        waiting = [run for run, _ in self._sent] + [run for run, _ in self._queue]
+        waiting = [run for run, *_ in self._sent] + [run for run, *_ in self._queue]
         while self.outbox:
             waiting.append(self.outbox.popleft())
         self._sent.clear()
@@ -246,33 +274,41 @@ class Connection:
         while self.outbox:
             self.enqueue(self.outbox.popleft())
         batch: list[bytes] = []
-        while self._queue and len(self._sent) < WINDOW_COMMANDS:
-            run, command = self._queue[0]
-            if self._sent and self._bytes + len(command) > WINDOW_BYTES:
+        while self._queue and len(self._sent) < WINDOW_PARTS:
+            run, part, count = self._queue[0]
+            if self._sent and self._bytes + len(part) > WINDOW_BYTES:
                 break
             self._queue.popleft()
-            self._sent.append((run, len(command)))
-            self._bytes += len(command)
-            batch.append(command)
+            self._sent.append((run, count, len(part)))
+            self._bytes += len(part)
+            batch.append(part)
         if batch:
             self.sock.sendall(b"".join(batch))
 
     def _pump(self, enough: Callable[[], bool]) -> None:
         while True:
-            self._flush()
+            if self._queue or self.outbox:
+                self._flush()
             if enough() or not self._sent:
                 return
-            received = self.sock.recv(max(RECEIVE_BYTES, self._reader.wanted_bytes))
+            received = self.sock.recv(max(_RECEIVE_MANY_BYTES, self._reader.wanted_bytes))
             if not received:
                 raise ConnectionResetError("the server closed the connection")
             self._accept(received)
 
     def _accept(self, received: bytes) -> None:
         self._reader.feed(received)
-        while (reply := self._reader.next_reply()) is not None:
-            if not self._sent:
-                raise MalformedReplyError("a reply that nobody asked for")
-            run, size = self._sent.popleft()
+        while self._sent:
+            run, count, size = self._sent[0]
+            replies = self._reader.replies(count - self._taken)
+            self._taken += len(replies)
+            more = run.take(replies)
+            if self._taken < count:
+                return
+            self._sent.popleft()
+            self._taken = 0
             self._bytes -= size
-            if run.take(reply):
+            if more:
                 self.enqueue(run)
+        if not self._reader.is_empty:
+            raise MalformedReplyError("a reply that nobody asked for")

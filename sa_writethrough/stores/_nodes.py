@@ -150,7 +150,7 @@ class Node:
     def push(self, run: Run[T]) -> None:
         """Send all of *run*, without waiting for its replies, nor for who uses its connection: that thread sends it."""
         connection = run.connection
-        if connection is not None and not run.done and connection.lock.acquire(blocking=False):
+        if connection is not None and connection.holds_back and connection.lock.acquire(blocking=False):
             try:
                 connection.push()
             finally:

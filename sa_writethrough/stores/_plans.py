@@ -87,11 +87,7 @@ def read_commands(keys: Sequence[str], epoch: str | None, intent: Intent, lease_
     # One id does for all: ids are compared per key.
     cas = fresh()
     commands = [] if epoch is None else [meta.touch_epoch(epoch, cas)]
-    if intent is Intent.FILL:
-        commands += [meta.get(key, lease_ttl, cas) for key in keys]
-    else:
-        commands += [meta.look(key) for key in keys]
-    return commands
+    return commands + (meta.gets(keys, lease_ttl, cas) if intent is Intent.FILL else meta.looks(keys))
 
 
 def read(
@@ -106,7 +102,7 @@ def read(
     """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later."""
     replies = yield commands
     if epoch is None:
-        return [_reading(reply, NO_STAMP, Kind.BYTES, intent, token) for reply in replies]
+        return _readings(replies, NO_STAMP, Kind.BYTES, intent, token)
     head, rest = replies[0], replies[1:]
     if head.error:
         return [_failed(head, f"epoch {epoch!r}")] * len(rest)
@@ -118,16 +114,25 @@ def read(
             yield needless
         return [BUSY] * len(rest)
     remember(epoch, head.cas)
-    return [_reading(reply, stamp, Kind.ROW, intent, token) for reply in rest]
+    return _readings(rest, stamp, Kind.ROW, intent, token)
 
 
-def _reading(reply: Reply, stamp: bytes, kind: Kind, intent: Intent, token: MakeToken) -> Reading:
+def _readings(replies: Sequence[Reply], stamp: bytes, kind: Kind, intent: Intent, token: MakeToken) -> list[Reading]:
+    # The usual case is decided here, without a call; and an enumeration is slower to compare than a number.
+    usual, size = int(kind), len(stamp)
+    return [
+        Hit(reply.value[size:])
+        if reply.kind == usual and reply.value.startswith(stamp)
+        else _reading(reply, intent, token, stamp)
+        for reply in replies
+    ]
+
+
+def _reading(reply: Reply, intent: Intent, token: MakeToken, stamp: bytes) -> Reading:
     if reply.error:
         return _failed(reply, "a read")
     if reply.code == b"EN":
         return MISSING
-    if reply.kind == kind and reply.value.startswith(stamp):
-        return Hit(reply.value[len(stamp) :])
     if reply.kind == Kind.TOMBSTONE or (reply.kind == Kind.LEASE and not reply.won):
         return BUSY
     # A lease of our own; or a row of an epoch that is over: absent, and its id is the lease.
@@ -208,7 +213,7 @@ def retract(change: Retract, own: ItemToken) -> Plan[Outcome]:
 def evict(key: str) -> Plan[Outcome]:
     """Drop what is there unless it is a tombstone. memcached has no such command: look, then drop what was seen."""
     for _ in range(_MOST_RACES):
-        (seen,) = yield [meta.look(key)]
+        (seen,) = yield meta.looks([key])
         if seen.error:
             return [_failed(seen, f"eviction of {key!r}")]
         if seen.code == b"EN" or seen.kind == Kind.TOMBSTONE:

@@ -66,17 +66,24 @@ class MemcachedStore:
         """Read *keys* of *epoch*, in one round trip per node. See `Store.read`."""
         if len(keys) == 1 and epoch is not None:
             return [self._read_one(keys[0], epoch, intent)]
+        if keys and len(self._nodes) == 1:
+            (node,) = self._nodes
+            return results(node, self._start_read(node, keys, epoch, intent), len(keys))
         places: dict[Node, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(self._owner(key), []).append(place)
         runs: list[tuple[Node, list[int], Run[Reading]]] = []
         for node, wanted in places.items():
-            (run,) = node.start([partial(self._read_plan, node, [keys[place] for place in wanted], epoch, intent)])
+            run = self._start_read(node, [keys[place] for place in wanted], epoch, intent)
             runs.append((node, wanted, run))
         readings: dict[int, Reading] = {}
         for node, wanted, run in runs:
             readings.update(zip(wanted, results(node, run, len(wanted)), strict=True))
         return [readings[place] for place in range(len(keys))]
+
+    def _start_read(self, node: Node, keys: Sequence[str], epoch: str | None, intent: Intent) -> Run[Reading]:
+        (run,) = node.start([partial(self._read_plan, node, keys, epoch, intent)])
+        return run
 
     def _read_one(self, key: str, epoch: str, intent: Intent) -> Reading:
         """The hot path: no run and no plan, unless the answer is anything but the usual one."""

@@ -31,22 +31,22 @@ def test_an_inserted_row_of_exact_columns_is_not_read_back(world: World, model: 
     world.published(model, 1)
 
 
-def test_an_updated_row_is_read_back(world: World) -> None:
-    """Without a version the other columns are not known: one SELECT for all rows."""
+def test_updated_rows_cost_at_most_one_select(world: World) -> None:
+    """The other columns are not known: they come by RETURNING, or by one SELECT for all rows."""
     world.add(Account(id=1, name="a"), Account(id=2, name="a"))
     with world.sessions() as session:
         session.get(Account, 1).name = session.get(Account, 2).name = "b"
-        assert len(_selects(world, session)) == 1
+        assert len(_selects(world, session)) <= 1
     world.published(Account, 1, 2)
 
 
-def test_a_version_that_matched_spares_the_reading_back(world: World) -> None:
-    """version_id_col: nobody else has written the row since it was loaded."""
+def test_a_versioned_row_costs_at_most_one_select(world: World) -> None:
+    """version_id_col: a version that matched proves nothing of the other columns, and the new one is published."""
     world.add(Contract(id=1, name="a", note="n"))
     with world.sessions() as session:
         contract = session.get(Contract, 1)
         contract.name = "b"
-        assert _selects(world, session) == []
+        assert len(_selects(world, session)) <= 1
         assert contract.version == 2
         contract.note = "m"
         session.commit()
@@ -100,7 +100,6 @@ def test_a_column_that_the_database_changes_behind_a_version_is_published_as_it_
     world.reads_true(Note, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="a bulk UPDATE bumps no version, so a version that matches proves too little")
 def test_a_bulk_update_behind_a_version_is_published_as_it_is(world: World) -> None:
     """ORM and Core UPDATEs leave version_id_col alone."""
     world.add(Contract(id=1, name="old", note="old"))

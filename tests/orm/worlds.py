@@ -106,7 +106,7 @@ class World:
         if not self.cache.contains(entity, ident, bind=self.engine):
             return ABSENT
         before = len(self.sql.statements)
-        with self.sessions() as session:
+        with self.sessions(bind=self.engine, binds={}) as session:
             found = _columns(self.cache.get(session, entity, ident))
             assert self.sql.statements[before:] == []
             return found
@@ -133,14 +133,14 @@ class World:
     def reads_true(self, entity: Any, *idents: Any) -> None:
         """Assert that a read through the cache returns the committed row."""
         for ident in idents:
-            with self.sessions() as session:
+            with self.sessions(bind=self.engine, binds={}) as session:
                 assert _columns(self.cache.get(session, entity, ident)) == self.select(entity, ident)
             self.agrees(entity, ident)
 
     def warm(self, entity: Any, *idents: Any) -> None:
         """Have the rows cached."""
         for ident in idents:
-            with self.sessions() as session:
+            with self.sessions(bind=self.engine, binds={}) as session:
                 self.cache.get(session, entity, ident)
             self.published(entity, ident)
 

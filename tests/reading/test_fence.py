@@ -1,4 +1,4 @@
-"""The verified fill: what a writer may hold is served and not filled, by schedules of two connections on real servers."""
+"""The verified fill: what a writer may hold is served and not filled, by schedules of two connections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lose(memcached: Any, key: str) -> None:
 def test_a_row_held_by_a_writer_whose_tombstone_was_lost_is_not_filled(
     user: Any, postgres_world: World, memcached: Any
 ) -> None:
-    """The writer announced and is about to COMMIT; its tombstone is deleted by hand; a reader serves and fills nothing."""
+    """The writer is about to COMMIT; its tombstone is deleted by hand; a reader serves the row and fills nothing."""
     key = key_of(postgres_world, user, 1)
     with postgres_world.session() as writer:
         writer.get(user, 1).name = "new"
@@ -64,7 +64,9 @@ def test_a_row_held_before_the_announcement_is_not_filled(user: Any, postgres_wo
     assert postgres_world.is_cached(user, 1)
 
 
-@pytest.mark.parametrize("sql", ["DELETE FROM users", "SELECT 1 FROM users FOR UPDATE", "SELECT 1 FROM users FOR NO KEY UPDATE"])
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM users", "SELECT 1 FROM users FOR UPDATE", "SELECT 1 FROM users FOR NO KEY UPDATE"]
+)
 def test_every_exclusive_lock_refuses_the_fill(user: Any, postgres_world: World, sql: str) -> None:
     """A deletion or an explicit lock under way refuses the fill, too."""
     postgres_world.cache.evict_all()
@@ -91,7 +93,9 @@ def test_an_aborted_update_does_not_keep_a_row_uncached(user: Any, postgres_worl
     assert postgres_world.is_cached(user, 1)
 
 
-def test_the_key_share_lock_of_a_child_row_does_not_refuse_the_fill(base: Any, user: Any, postgres_world_of: Any) -> None:
+def test_the_key_share_lock_of_a_child_row_does_not_refuse_the_fill(
+    base: Any, user: Any, postgres_world_of: Any
+) -> None:
     """An uncommitted INSERT of a child holds FOR KEY SHARE on its parent, which changes nothing in it."""
     sa.Table("child", base.metadata, sa.Column("user_id", sa.ForeignKey("users.id")))
     world = postgres_world_of(base)
@@ -229,7 +233,7 @@ def test_a_reader_paused_over_a_commit_is_refused(user: Any, postgres_world: Wor
     assert postgres_world.read(user, 1).name == "new"
 
 
-# --- SQLite with a store that can lose tombstones -----------------------------------------------------------------------
+# --- SQLite with a store that can lose tombstones -------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def test_execution_options_reach_the_miss(user: Any, world: World) -> None:
     assert seen == ["red"]
 
 
-# --- lazy loads ---------------------------------------------------------------------------------------------------------
+# --- lazy loads -----------------------------------------------------------------------------------------------------
 
 
 def family(base: Any, policy: Any) -> tuple[Any, Any]:

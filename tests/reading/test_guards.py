@@ -74,9 +74,7 @@ STATEMENTS = {
 
 
 @pytest.mark.parametrize("make", STATEMENTS.values(), ids=STATEMENTS)
-def test_what_is_not_a_plain_lookup_reads_the_database(
-    user: Any, stale: World, make: Any
-) -> None:
+def test_what_is_not_a_plain_lookup_reads_the_database(user: Any, stale: World, make: Any) -> None:
     """The statement is executed as it is, and its result is the database's."""
     with stale.session() as session, stale.counting() as seen:
         found = session.scalars(make(user).options(wt.from_cache())).all()

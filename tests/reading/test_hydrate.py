@@ -1,4 +1,4 @@
-"""An instance that was made of an entry, compared with one that SQLAlchemy's own loader made: there is no difference."""
+"""An instance that was made of an entry, compared with one that SQLAlchemy's own loader made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
     change: tuple[str, Any] = ("name", "changed")
 
 
-# --- mappings ---------------------------------------------------------------------------------------------------------
+# --- mappings -------------------------------------------------------------------------------------------------------
 
 
 def plain(base: Any) -> Case:
@@ -80,8 +80,18 @@ def twelve_columns(base: Any) -> Case:
         Twelve,
         lambda: [
             Twelve(
-                id=1, name="n", body="b" * 300, flag=True, made=moment, seen=None, price=decimal.Decimal("1.50"),
-                ref=uuid.UUID(int=7), colour=Colour.BLUE, extra={"a": [1, {"b": None}]}, day=moment.date(), raw=b"\0\xff",
+                id=1,
+                name="n",
+                body="b" * 300,
+                flag=True,
+                made=moment,
+                seen=None,
+                price=decimal.Decimal("1.50"),
+                ref=uuid.UUID(int=7),
+                colour=Colour.BLUE,
+                extra={"a": [1, {"b": None}]},
+                day=moment.date(),
+                raw=b"\0\xff",
             )
         ],
     )
@@ -418,7 +428,10 @@ MAPPINGS = [
     slots_and_dataclass,
     reconstructed,
     imperative,
-    *(collections(lazy) for lazy in ("select", "joined", "selectin", "subquery", "immediate", "raise", "dynamic", "write_only")),
+    *(
+        collections(lazy)
+        for lazy in ("select", "joined", "selectin", "subquery", "immediate", "raise", "dynamic", "write_only")
+    ),
     *(many_to_one(lazy) for lazy in ("select", "joined", "selectin", "immediate", "raise", "raise_on_sql")),
     self_referential,
     single_inheritance,
@@ -426,7 +439,7 @@ MAPPINGS = [
 ]
 
 
-# --- what can be observed -----------------------------------------------------------------------------------------------
+# --- what can be observed -------------------------------------------------------------------------------------------
 
 
 def shown(value: Any, depth: int = 3) -> Any:
@@ -443,7 +456,9 @@ def shown(value: Any, depth: int = 3) -> Any:
 
 def contents(instance: Any, depth: int = 3) -> dict[str, Any]:
     state = sa.inspect(instance)
-    ignored = {"_sa_instance_state"} | {r.key for r in state.mapper.relationships if r.lazy in {"dynamic", "write_only"}}
+    ignored = {"_sa_instance_state"} | {
+        r.key for r in state.mapper.relationships if r.lazy in {"dynamic", "write_only"}
+    }
     return {k: shown(v, depth) for k, v in instance.__dict__.items() if k not in ignored}
 
 
@@ -621,7 +636,7 @@ def test_it_does_not_keep_itself_alive(case: Case, pair: Any) -> None:
         assert case.eager or len(session.identity_map) == 0
 
 
-# --- pickling needs classes that can be imported ------------------------------------------------------------------------
+# --- pickling needs classes that can be imported --------------------------------------------------------------------
 
 
 class PickledBase(orm.DeclarativeBase):
@@ -665,7 +680,7 @@ def test_a_pickled_instance_is_not_larger(sqlite_world_of: Any) -> None:
         assert b"sa_writethrough" not in pickle.dumps(world.cache.get(session, Pickled, 1))
 
 
-# --- events ---------------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_load_event_fires_once_with_a_session(user: Any, world: World) -> None:

@@ -102,14 +102,16 @@ def test_a_lookup_through_the_base_gives_the_subclass(zoo: Any, evicted: bool) -
 @pytest.mark.parametrize("evicted", [False, True], ids=["hit", "miss"])
 def test_a_wrong_class_gives_none(zoo: Any, evicted: bool) -> None:
     """A dog is no cat, on a hit as on a miss, by get, by select and by get_many."""
-    world, animal, cat, dog = zoo
+    world, _, cat, _ = zoo
     for ask in (
         lambda session: session.get(cat, 3, options=[wt.from_cache()]),
         lambda session: world.cache.get(session, cat, 3),
         lambda session: world.cache.get(session, cat, 1),
         lambda session: world.cache.get_many(session, cat, [3])[0],
         lambda session: session.scalars(sa.select(cat).where(cat.id == 3).options(wt.from_cache())).one_or_none(),
-        lambda session: session.scalars(sa.select(cat).where(cat.id.in_([1, 3])).options(wt.from_cache())).one_or_none(),
+        lambda session: session.scalars(
+            sa.select(cat).where(cat.id.in_([1, 3])).options(wt.from_cache())
+        ).one_or_none(),
     ):
         if evicted:
             world.cache.evict_all()
@@ -119,7 +121,7 @@ def test_a_wrong_class_gives_none(zoo: Any, evicted: bool) -> None:
 
 def test_a_wrong_class_in_the_session_gives_none(zoo: Any) -> None:
     """The identity map's dog is no cat either."""
-    world, animal, cat, dog = zoo
+    world, _, cat, dog = zoo
     with world.session() as session:
         rex = session.get(dog, 3)
         assert session.get(cat, 3, options=[wt.from_cache()]) is None
@@ -131,7 +133,7 @@ def test_a_wrong_class_in_the_session_gives_none(zoo: Any) -> None:
 
 def test_a_lookup_of_the_wrong_class_leaves_the_entry_whole(zoo: Any) -> None:
     """After a miss through the wrong class the right one gets all of its columns."""
-    world, animal, cat, dog = zoo
+    world, _, cat, dog = zoo
     world.cache.evict_all()
     assert world.read(cat, 3) is None
     found = world.read(dog, 3)
@@ -140,7 +142,7 @@ def test_a_lookup_of_the_wrong_class_leaves_the_entry_whole(zoo: Any) -> None:
 
 def test_a_row_that_the_base_loaded_in_part_never_fills_the_whole(zoo: Any) -> None:
     """What a base's SELECT loads without the option fills nothing; a hit has all columns."""
-    world, animal, cat, dog = zoo
+    world, animal, cat, _ = zoo
     world.cache.evict_all()
     with world.session() as session:
         assert session.scalars(sa.select(animal).order_by(animal.id)).all()[1].name == "tom"
@@ -152,7 +154,7 @@ def test_a_row_that_the_base_loaded_in_part_never_fills_the_whole(zoo: Any) -> N
 
 def test_a_written_subclass_is_published_whole(zoo: Any) -> None:
     """A change of a base's column through the base keeps the subclass's columns in the entry."""
-    world, animal, cat, dog = zoo
+    world, animal, cat, _ = zoo
     with world.factory.begin() as session:
         session.get(animal, 2).name = "new"
     world.cache.drain()
@@ -245,7 +247,7 @@ def test_a_row_that_changes_its_class_is_read_as_the_new_one(base: Any, world_of
     assert world.read(cat, 2) is None
 
 
-# --- concrete tables ----------------------------------------------------------------------------------------------------
+# --- concrete tables ------------------------------------------------------------------------------------------------
 
 
 def concrete(base: Any) -> tuple[Any, Any]:

@@ -214,7 +214,7 @@ def test_a_replica_that_is_seen_first_does_not_keep_the_primary_from_filling(
     assert world.is_cached(user, 1)
 
 
-# --- SQLite -----------------------------------------------------------------------------------------------------------
+# --- SQLite ---------------------------------------------------------------------------------------------------------
 
 
 def test_sqlite_by_default_counts_as_read_committed(base: Any, user: Any, sqlite_world_of: Any) -> None:

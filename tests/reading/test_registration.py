@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +17,10 @@ from sa_writethrough.coherence import Evict, EvictEpoch
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.testing import FaultyStore, LoseRequest
 from tests.reading.conftest import World
+
+
+class Unknown(sa.types.UserDefinedType[Any]):
+    cache_ok = True
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def serves(session: orm.Session, engine: Any, user: Any) -> bool:
     return found.name == "ann" and not seen
 
 
-# --- factories --------------------------------------------------------------------------------------------------------
+# --- factories ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sessionmaker(engine: Any, user: Any, registered: Any) -> None:
@@ -183,7 +188,7 @@ def test_a_failed_registration_leaves_nothing_behind(base: Any, user: Any, engin
     assert serves(factory(), engine, user)
 
 
-# --- stores -------------------------------------------------------------------------------------------------------------
+# --- stores ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", ["nonsense://x", "memcached://", "", "redis:///x?"])
@@ -223,7 +228,7 @@ def test_two_factories_can_share_a_store(engine: Any, user: Any, registered: Any
     assert first.contains(user, 1)
 
 
-# --- models -------------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -277,7 +282,11 @@ def test_wrong_models_are_refused(wrong: Any) -> None:
 @pytest.mark.parametrize("call", ["get", "get_many", "evict", "contains", "evict_all"])
 def test_an_unmapped_or_unmarked_class_is_refused(call: str, plain: Any, world: World) -> None:
     """Every method says which class it is and what to do."""
-    for wrong, words in ((int, "is not a mapped class"), (plain, r"Plain is not cached.*models=\[Plain\]"), ("User", "is not a mapped class")):
+    for wrong, words in (
+        (int, "is not a mapped class"),
+        (plain, r"Plain is not cached.*models=\[Plain\]"),
+        ("User", "is not a mapped class"),
+    ):
         arguments = {"evict_all": (wrong,), "evict": (wrong, 1), "contains": (wrong, 1)}
         with world.session() as session, pytest.raises(wt.ConfigurationError, match=words):
             getattr(world.cache, call)(*arguments.get(call, (session, wrong, [1])))
@@ -293,11 +302,15 @@ def test_a_marker_of_a_wrong_type_is_refused(base: Any, wrong: Any) -> None:
         id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
 
     base.registry.configure()
-    with pytest.raises(wt.ConfigurationError, match=r"Marked\.__writethrough__ is .*give a CachePolicy, True, or False"):
+    with pytest.raises(
+        wt.ConfigurationError, match=r"Marked\.__writethrough__ is .*give a CachePolicy, True, or False"
+    ):
         wt.register(orm.sessionmaker())
 
 
-def test_a_mapper_that_is_configured_after_registration_is_taken_up(base: Any, sqlite_url: str, registered: Any) -> None:
+def test_a_mapper_that_is_configured_after_registration_is_taken_up(
+    base: Any, sqlite_url: str, registered: Any
+) -> None:
     """Models that are declared later are cached from their first session."""
     engine = sa.create_engine(sqlite_url)
     factory = orm.sessionmaker(engine)
@@ -360,7 +373,7 @@ def test_a_wrong_mapper_that_is_configured_later_is_refused_then(base: Any, user
         base.registry.configure()
 
 
-@pytest.mark.parametrize("type_", [sa.PickleType(), sa.Interval if False else sa.types.NullType()])
+@pytest.mark.parametrize("type_", [sa.PickleType(), Unknown()])
 def test_an_unsupported_column_type_is_named_with_the_remedy(base: Any, type_: Any) -> None:
     """The error names table and column, the type, and both remedies."""
 
@@ -437,21 +450,19 @@ def test_a_mapping_of_a_select_is_refused(base: Any, user: Any) -> None:
         wt.register(orm.sessionmaker())
 
 
-# --- engines ------------------------------------------------------------------------------------------------------------
+# --- engines --------------------------------------------------------------------------------------------------------
 
 
 def test_an_unsupported_database_is_refused(user: Any, registered: Any) -> None:
-    """The first read or write through a dialect that has no fence says so."""
+    """The first read of a cached model through a dialect that has no fence says so."""
     factory = orm.sessionmaker()
     registered(factory)
     engine = sa.create_engine("sqlite://")
     engine.dialect.name = "oracle"
-    for act in (
-        lambda session: session.get(user, 1, options=[wt.from_cache()]),
-        lambda session: session.connection(),
-    ):
-        with factory(bind=engine) as session, pytest.raises(wt.ConfigurationError, match="'oracle'.*not supported.*sqlite"):
-            act(session)
+    with factory(bind=engine) as session:
+        session.connection()  # what is not about cached models is none of our business
+        with pytest.raises(wt.ConfigurationError, match=r"'oracle'.*not supported.*sqlite"):
+            session.get(user, 1, options=[wt.from_cache()])
     engine.dispose()
 
 
@@ -504,7 +515,7 @@ def test_a_session_with_binds_of_its_own_is_served(user: Any, base: Any, engine:
     assert serves(factory(), engine, user)
 
 
-# --- tenants ------------------------------------------------------------------------------------------------------------
+# --- tenants --------------------------------------------------------------------------------------------------------
 
 
 def test_two_schemas_have_entries_of_their_own(user: Any, base: Any, postgres_world_of: Any) -> None:
@@ -569,14 +580,14 @@ def test_two_namespaces_have_entries_of_their_own(user: Any, engine: Any, regist
     assert not caches[1][1].contains(user, 1)
 
 
-# --- operating ----------------------------------------------------------------------------------------------------------
+# --- operating ------------------------------------------------------------------------------------------------------
 
 
 def test_evicting_before_any_session_needs_a_bind(user: Any, engine: Any, registered: Any) -> None:
     """Without a bind the database is not known yet; with one, of the factory or given, it is."""
     unbound = registered(orm.sessionmaker())
     for call in (lambda: unbound.evict(user, 1), lambda: unbound.contains(user, 1), lambda: unbound.evict_all(user)):
-        with pytest.raises(wt.ConfigurationError, match="not known yet.*bind=engine"):
+        with pytest.raises(wt.ConfigurationError, match=r"not known yet.*bind=engine"):
             call()
     assert not unbound.contains(user, 1, bind=engine)
     unbound.evict(user, 1, bind=engine)
@@ -684,8 +695,6 @@ def test_drain_waits_for_what_was_sent_without_waiting(user: Any, world: World) 
 
 def test_two_threads_register_and_read(user: Any, base: Any, sqlite_world_of: Any) -> None:
     """A session of another thread is served by the same registration."""
-    from concurrent.futures import ThreadPoolExecutor
-
     world = sqlite_world_of(base)
     world.add(user(id=1, name="ann"))
     with ThreadPoolExecutor(4) as pool:

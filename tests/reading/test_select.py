@@ -28,7 +28,9 @@ LOOKUPS = {
 }
 
 
-@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in LOOKUPS.items() if name != "== reversed"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, id=name) for name, make in LOOKUPS.items() if name != "== reversed"]
+)
 def test_a_select_by_primary_key_is_served(user: Any, world: World, make: Any) -> None:
     """Each way to write a lookup is answered without SQL."""
     with world.session() as session, world.no_sql():

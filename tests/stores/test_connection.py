@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from sa_writethrough.exceptions import CacheUnavailableError
-from sa_writethrough.stores._connection import WINDOW_COMMANDS, Connection, Run
+from sa_writethrough.stores._connection import PART_BYTES, WINDOW_BYTES, WINDOW_PARTS, Connection, Run
 
 
 @pytest.fixture
@@ -49,13 +49,41 @@ def test_runs_share_a_connection_in_order(pair):
 def test_no_more_is_unanswered_than_the_window(pair):
     """However much there is to send, the window alone is sent before an answer comes."""
     connection, server = pair
-    run = Run(ask([b"mn\r\n"] * 300), connection)
+    command = b"mg " + b"k" * 59 + b"\r\n"
+    run = Run(ask([command] * 3000), connection)
     connection.enqueue(run)
     connection.flush()
-    assert server.recv(10_000) == b"mn\r\n" * WINDOW_COMMANDS
-    server.sendall(b"HD\r\n" * 300)
-    connection.finish(run)
-    assert run.done
+    assert server.recv(1_000_000) == command * (WINDOW_BYTES // len(command))
+    assert not run.done
+
+
+def test_next_part_of_a_run_is_sent_when_the_first_is_answered(pair):
+    """The window moves on by whole parts: not by a command per reply, and not only when all of it is answered."""
+    connection, server = pair
+    command = b"mg " + b"k" * 59 + b"\r\n"
+    in_part = PART_BYTES // len(command)
+    run = Run(ask([command] * in_part * 3), connection)
+    connection.enqueue(run)
+    connection.flush()
+    assert server.recv(1_000_000) == command * in_part * 2
+    server.sendall(b"EN\r\n" * in_part)
+    connection.push()
+    assert server.recv(1_000_000) == command * in_part
+    assert not run.done
+
+
+def test_no_more_runs_are_unanswered_than_the_window(pair):
+    """Of many small runs, each of which may be sent by itself, the window's number is sent before an answer comes."""
+    connection, server = pair
+    runs = [Run(ask([b"mn\r\n"]), connection) for _ in range(300)]
+    for run in runs:
+        connection.enqueue(run)
+        connection.flush()
+    assert server.recv(10_000) == b"mn\r\n" * WINDOW_PARTS
+    server.sendall(b"HD\r\n" * WINDOW_PARTS)
+    connection.finish(runs[WINDOW_PARTS - 1])
+    assert [run.results for run in runs] == [["done"]] * WINDOW_PARTS + [None] * (300 - WINDOW_PARTS)
+    assert len(server.recv(10_000)) == 4 * WINDOW_PARTS
 
 
 def test_large_commands_go_alone(pair):

@@ -56,8 +56,8 @@ def converse(plan, *rounds):
         sent.append(b"".join(commands))
         reader = ReplyReader()
         reader.feed(answer)
-        replies = [reader.next_reply() for _ in commands]
-        assert reader.next_reply() is None
+        replies = reader.replies(len(commands))
+        assert reader.is_empty
         try:
             commands = plan.send(replies)
         except StopIteration as stop:
@@ -79,8 +79,8 @@ def test_time_limits_are_whole_seconds(ttl, seconds):
 def test_commands_without_ids_of_our_own():
     """Before 1.6.27 nothing is said about ids but what they must be."""
     assert meta.touch_epoch("e", None) == b"mg e f c N0\r\n"
-    assert meta.get("k", 10, None) == b"mg k v f c N10\r\n"
-    assert meta.look("k") == b"mg k v f c\r\n"
+    assert meta.gets(["k", "l"], 10, None) == [b"mg k v f c N10\r\n", b"mg l v f c N10\r\n"]
+    assert meta.looks(["k", "l"]) == [b"mg k v f c\r\n", b"mg l v f c\r\n"]
     assert meta.store("k", b"", Kind.TOMBSTONE, 3) == b"ms k 0 T3 F2 c\r\n\r\n"
     assert meta.store("k", b"row", Kind.ROW, None, own=5) == b"ms k 3 T0 F1 c C5\r\nrow\r\n"
     assert meta.delete("k", 5) == b"md k C5\r\n"
@@ -89,7 +89,7 @@ def test_commands_without_ids_of_our_own():
 def test_commands_with_ids_of_our_own():
     """From 1.6.27 on every new item gets an id that no other has had."""
     assert meta.touch_epoch("e", 9) == b"mg e f c N0 E9\r\n"
-    assert meta.get("k", 10, 9) == b"mg k v f c N10 E9\r\n"
+    assert meta.gets(["k"], 10, 9) == [b"mg k v f c N10 E9\r\n"]
     assert meta.store("k", b"", Kind.TOMBSTONE, 3, fresh=9) == b"ms k 0 T3 F2 c E9\r\n\r\n"
     assert meta.store("k", b"row", Kind.ROW, None, own=5, fresh=9) == b"ms k 3 T0 F1 c C5 E9\r\nrow\r\n"
 
@@ -141,35 +141,54 @@ REPLIES = [
 ]
 
 
-@given(cuts=st.lists(st.integers(0, len(STREAM))))
-def test_replies_do_not_depend_on_how_they_arrive(cuts):
-    """However the stream is cut into pieces, the replies are the same."""
+@given(cuts=st.lists(st.integers(0, len(STREAM))), most=st.integers(1, 9))
+def test_replies_do_not_depend_on_how_they_arrive(cuts, most):
+    """However the stream is cut into pieces, and however many are taken at once, the replies are the same."""
     reader, replies = ReplyReader(), []
     borders = [0, *sorted(cuts), len(STREAM)]
     for start, end in pairwise(borders):
         reader.feed(STREAM[start:end])
-        while (reply := reader.next_reply()) is not None:
-            replies.append(reply)
+        while some := reader.replies(most):
+            assert len(some) <= most
+            replies += some
     assert replies == REPLIES
+    assert reader.is_empty
 
 
 def test_reader_says_how_much_is_missing():
     """Of a large value it is known after its first line how much is still to come."""
     reader = ReplyReader()
     reader.feed(b"VA 1000 f1 c1\r\nabc")
-    assert reader.next_reply() is None
+    assert reader.replies(1) == []
     assert reader.wanted_bytes == 1000 + 2 - 3
+    reader.feed(b"d" * 900)
+    assert reader.replies(1) == []
+    assert reader.wanted_bytes == 1000 + 2 - 903
+    assert not reader.is_empty
+    reader.feed(b"e" * 97 + b"\r\nEN\r\n")
+    assert reader.replies(9) == [Reply(b"VA", b"abc" + b"d" * 900 + b"e" * 97, kind=1, cas=1), Reply(b"EN")]
+    assert reader.wanted_bytes == 0
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"HELLO\r\n", b"\r\n", b"VA\r\n", b"VA x f1\r\n", b"HD fx\r\n", b"VA 2 f1 c1\r\nabc\r\n"]
+    "nonsense",
+    [
+        b"HELLO\r\n",
+        b"\r\n",
+        b"VA\r\n",
+        b"VA x f1\r\n",
+        b"VA -2 f1 c1\r\n\r\n",
+        b"VA 2 f1 cx\r\nab\r\n",
+        b"HD fx\r\n",
+        b"VA 2 f1 c1\r\nabc\r\n",
+    ],
 )
 def test_nonsense_is_malformed(nonsense):
     """What is no meta reply makes the connection unusable."""
     reader = ReplyReader()
     reader.feed(nonsense)
     with pytest.raises(MalformedReplyError):
-        reader.next_reply()
+        reader.replies(1)
 
 
 LINE = b"HD f0 c7 Z\r\n"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import sa_writethrough as wt
-from sa_writethrough.dml import Undone, writes_of
+from sa_writethrough.dml import writes_of
+from sa_writethrough.effects import Undone
 from sa_writethrough.entities import Entities
 from tests.orm.models import Base
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from enum import Enum
 
 from sa_writethrough.exceptions import ConfigurationError
@@ -88,6 +88,9 @@ class CachePolicy:
     tombstone_ttl:
         Seconds that the rows of a writer that died between its announcement and the end of its transaction stay
         uncached. A matter of efficiency alone.
+    secret:
+        At least 16 random bytes, the same in every process: entries are signed with it (HMAC-SHA256), and what is not
+        is not read. For caches that others can write to.
     """
 
     ttl: float | None = None
@@ -99,6 +102,7 @@ class CachePolicy:
     namespace: str = ""
     exclude: frozenset[str] = frozenset()
     tombstone_ttl: float = 5.0
+    secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, kind in _ENUMERATIONS.items():
@@ -110,12 +114,18 @@ class CachePolicy:
                 f"CachePolicy(exclude={self.exclude!r}): give a list of attribute names, for example exclude=['photo']."
             )
         object.__setattr__(self, "exclude", frozenset(self.exclude))
+        if self.secret is not None and (not isinstance(self.secret, bytes) or len(self.secret) < _SECRET_BYTES):
+            raise ConfigurationError(
+                f"CachePolicy(secret=...): give at least {_SECRET_BYTES} random bytes, for example of "
+                f"secrets.token_bytes({_SECRET_BYTES * 2}), and keep them where the database's password is."
+            )
         if not isinstance(self.namespace, str) or not _NAMESPACE.fullmatch(self.namespace):
             raise ConfigurationError(
                 f"CachePolicy(namespace={self.namespace!r}): use at most 64 ASCII letters, digits, '-', '_' and '.'."
             )
 
 
+_SECRET_BYTES = 16
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _ENUMERATIONS: dict[str, type[Enum]] = {
     "on_write": OnWrite,
@@ -141,6 +151,3 @@ def _require_seconds(name: str, value: float | None) -> None:
         return
     if not is_number or not value > 0 or value == float("inf"):  # type: ignore[operator]  # is_number excludes None
         raise ConfigurationError(f"CachePolicy({name}={value!r}): give a positive number of seconds.")
-
-
-POLICY_FIELDS = frozenset(field.name for field in fields(CachePolicy))

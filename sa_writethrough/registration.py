@@ -224,6 +224,11 @@ def _target(factory: Any) -> Any:
         return factory.class_
     if isinstance(factory, type) and issubclass(factory, Session):
         return factory
+    if hasattr(factory, "sync_session_class") or type(factory).__name__ == "async_sessionmaker":
+        raise ConfigurationError(
+            f"{factory!r} makes asynchronous sessions, which this version does not keep a cache for. Leave its models "
+            "uncached, or write them through a sessionmaker."
+        )
     raise ConfigurationError(
         f"{factory!r} is no Session factory: give a sessionmaker, a scoped_session, or a Session class."
     )

@@ -20,6 +20,7 @@ from sa_writethrough import _sqla
 from sa_writethrough.codec import RowCodec, fingerprint_in, fingerprint_of
 from sa_writethrough.entities import Family, column_attributes
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.policy import CachePolicy
 from sa_writethrough.sqltypes import CachedColumn, column_of
 
 __all__ = ["Layout", "LoadContext", "Selection", "Shapes"]
@@ -41,20 +42,20 @@ class LoadContext:
 class Layout:
     """The cached columns of one mapper in one dialect."""
 
-    def __init__(self, mapper: Mapper[Any], dialect: Dialect, exclude: frozenset[str]) -> None:
+    def __init__(self, mapper: Mapper[Any], dialect: Dialect, policy: CachePolicy) -> None:
         self.mapper = mapper
         self.cls = mapper.class_
         self.identity_class = _sqla.identity_class(mapper)
         properties = column_attributes(mapper)
-        _require_known_names(mapper, exclude)
+        _require_known_names(mapper, policy.exclude)
         keys = {mapper.get_property_by_column(c).key for c in mapper.primary_key}
-        cached = [p for p in properties if p.key in keys or p.key not in exclude]
+        cached = [p for p in properties if p.key in keys or p.key not in policy.exclude]
         self.columns: tuple[CachedColumn, ...] = tuple(column_of(p.columns[0], dialect) for p in cached)
         self.sources = tuple(p.columns[0] for p in cached)
         self.names: tuple[str, ...] = tuple(p.key for p in cached)
         indexes = [self.names.index(mapper.get_property_by_column(c).key) for c in mapper.primary_key]
         self.identity = _identity_reader(self.columns, indexes)
-        self.codec = RowCodec([c.field for c in self.columns], self._fingerprint())
+        self.codec = RowCodec([c.field for c in self.columns], self._fingerprint(), policy.secret)
         self.eager = tuple(relationship.key for relationship in mapper.relationships if relationship.lazy in _EAGER)
         self.hydrate = _materializer(self, self._missing())
 
@@ -162,7 +163,7 @@ class Shapes:
     def __init__(self, family: Family, dialect: Dialect) -> None:
         self.family = family
         self._dialect = dialect
-        self.layouts = {mapper: Layout(mapper, dialect, family.policy.exclude) for mapper in family.mappers}
+        self.layouts = {mapper: Layout(mapper, dialect, family.policy) for mapper in family.mappers}
         self._by_fingerprint = {layout.codec.fingerprint: layout for layout in self.layouts.values()}
         self.only = next(iter(self.layouts.values())) if len(self.layouts) == 1 else None
         if self.only is not None and family.base.polymorphic_on is not None:

@@ -49,7 +49,7 @@ class EpochToken(Token):
 class Part(NamedTuple):
     """A conversation with *node*, over *connection* alone if it is set: one outcome for each change at *places*.
 
-    A tuple, not a frozen dataclass: every commit makes two, and frozen costs three times as much.
+    A tuple, not a frozen dataclass, which is slower to make: every commit makes two.
     """
 
     places: Sequence[int]

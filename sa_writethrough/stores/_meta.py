@@ -187,8 +187,8 @@ class ReplyReader:
     def replies(self, most: int) -> list[Reply]:
         """Return the whole replies that are there, but not more than *most*. Raises `MalformedReplyError`.
 
-        A row, which nearly every reply to a reader of many keys is, is put together here: `_parse` takes thrice as
-        long.
+        A row, which nearly every reply to a reader of many keys is, is put together here: `_parse` would take longer
+        than all the rest.
         """
         found: list[Reply] = []
         if self._pieces:

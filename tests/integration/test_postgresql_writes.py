@@ -32,7 +32,9 @@ def world(postgresql_world: World) -> World:  # noqa: F811 - the fixture
 @pytest.fixture
 def slow_commit(world: World) -> Iterator[World]:
     """COMMITs of transactions that wrote an account take 0.2 s, by a deferred constraint trigger."""
-    world.outside("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END'")
+    world.outside(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END'"
+    )
     world.outside(
         "CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON account DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION slow()"

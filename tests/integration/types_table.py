@@ -25,7 +25,7 @@ POSTGRESQL, SQLITE = "postgresql", "sqlite"
 BOTH = (POSTGRESQL, SQLITE)
 
 UTC = dt.timezone.utc
-FIRST, LAST = dt.datetime(1000, 1, 1), dt.datetime(9000, 1, 1)  # noqa: DTZ001 (naive on purpose)
+FIRST, LAST = dt.datetime(1000, 1, 1), dt.datetime(9000, 1, 1)
 
 
 class Colour(enum.Enum):

@@ -190,17 +190,25 @@ class Plain(Base):
 
 SQLITE_EXTRAS = (
     "CREATE VIEW names AS SELECT id, name FROM account",
-    "CREATE TRIGGER names_update INSTEAD OF UPDATE ON names "
-    "BEGIN UPDATE account SET name = NEW.name WHERE id = NEW.id; END",
-    "CREATE TRIGGER grade_insert AFTER INSERT ON grade "
-    "BEGIN UPDATE grade SET shout = upper(NEW.name) WHERE id = NEW.id; END",
-    "CREATE TRIGGER grade_update AFTER UPDATE OF name ON grade "
-    "BEGIN UPDATE grade SET shout = upper(NEW.name) WHERE id = NEW.id; END",
+    (
+        "CREATE TRIGGER names_update INSTEAD OF UPDATE ON names "
+        "BEGIN UPDATE account SET name = NEW.name WHERE id = NEW.id; END"
+    ),
+    (
+        "CREATE TRIGGER grade_insert AFTER INSERT ON grade "
+        "BEGIN UPDATE grade SET shout = upper(NEW.name) WHERE id = NEW.id; END"
+    ),
+    (
+        "CREATE TRIGGER grade_update AFTER UPDATE OF name ON grade "
+        "BEGIN UPDATE grade SET shout = upper(NEW.name) WHERE id = NEW.id; END"
+    ),
 )
 POSTGRESQL_EXTRAS = (
     "CREATE VIEW names AS SELECT id, name FROM account",
-    "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
-    "'BEGIN NEW.shout := upper(NEW.name); RETURN NEW; END'",
+    (
+        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.shout := upper(NEW.name); RETURN NEW; END'"
+    ),
     "CREATE TRIGGER grade_shout BEFORE INSERT OR UPDATE ON grade FOR EACH ROW EXECUTE FUNCTION shout()",
 )
 

@@ -148,9 +148,8 @@ def test_a_commit_of_a_savepoint_publishes_nothing(world: World) -> None:
     with world.sessions() as session:
         session.get(Account, 1).name = "new"
         session.flush()
-        with world.no_traffic():
-            with session.begin_nested():
-                session.get(Account, 1).note = "inner"
+        with world.no_traffic(), session.begin_nested():
+            session.get(Account, 1).note = "inner"
         session.commit()
     world.published(Account, 1)
 
@@ -195,7 +194,7 @@ def test_a_failed_flush_in_a_savepoint_leaves_the_rest_intact(world: World) -> N
     world.add(Account(id=1, name="old"), Account(id=2, name="old"))
     with world.sessions() as session:
         session.get(Account, 1).name = "new"
-        with pytest.raises(sa.exc.IntegrityError), session.begin_nested():
+        with pytest.raises(sa.exc.IntegrityError), session.begin_nested():  # noqa: PT012 - the savepoint is the claim
             session.get(Account, 2).name = "undone"
             session.flush()
             session.execute(sa.insert(Account).values(id=1, name="again"))

@@ -19,6 +19,10 @@ def stale(user: Any, world: World) -> World:
     return world
 
 
+def _of_alias(alias: Any) -> Any:
+    return sa.select(alias).where(alias.id == 1)
+
+
 def one(user: Any) -> Any:
     return sa.select(user).where(user.id == 1)
 
@@ -59,7 +63,7 @@ STATEMENTS = {
     "yield_per": lambda u: one(u).execution_options(yield_per=10),
     "stream_results": lambda u: one(u).execution_options(stream_results=True),
     "identity_token": lambda u: one(u).execution_options(identity_token="shard1"),
-    "alias": lambda u: (lambda a: sa.select(a).where(a.id == 1))(orm.aliased(u)),
+    "alias": lambda u: _of_alias(orm.aliased(u)),
     "alias of a subquery": lambda u: sa.select(orm.aliased(u, one(u).subquery())),
     "from_statement": lambda u: sa.select(u).from_statement(sa.text("SELECT * FROM users WHERE id = 1")),
     "union": lambda u: sa.select(u).from_statement(sa.union(one(u), one(u))),
@@ -68,7 +72,7 @@ STATEMENTS = {
     "undefer": lambda u: one(u).options(orm.undefer("*")),
     "raiseload": lambda u: one(u).options(orm.raiseload("*")),
     "with_loader_criteria": lambda u: one(u).options(orm.with_loader_criteria(u, u.age == 10)),
-    "no criterion": lambda u: sa.select(u),
+    "no criterion": sa.select,
     "the table": lambda u: sa.select(u).join_from(u.__table__, orm.aliased(u.__table__, name="x"), sa.true()).where(u.id == 1).distinct(),
 }  # fmt: skip
 

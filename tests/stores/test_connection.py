@@ -112,7 +112,7 @@ def test_reply_that_nobody_asked_for_closes_the_connection(pair):
 def test_failure_reaches_every_run(pair):
     """Runs that were sent, that wait to be sent, and that were handed over get the error that closed the connection."""
     connection, server = pair
-    runs = [Run(ask([b"mn\r\n"] * 200), connection) for _ in range(3)]
+    runs = [Run(ask([b"a" * PART_BYTES] * 3), connection) for _ in range(3)]
     connection.enqueue(runs[0])
     connection.enqueue(runs[1])
     connection.flush()

@@ -16,6 +16,7 @@ from sa_writethrough.coherence import (
     Intent,
     Leased,
     Publish,
+    Put,
     Settled,
     Token,
 )
@@ -35,6 +36,24 @@ def test_batch_larger_than_every_buffer(memcached):
         tokens = store.submit([Announce(key, "e", 60) for key in keys]).wait()
         store.post([Publish(key, token, row, None) for key, token in zip(keys, tokens, strict=True)])
         assert store.read(keys, "e", Intent.FILL) == [Hit(row)] * 5000
+
+
+def test_posted_changes_beyond_the_window_are_all_sent(memcached):
+    """A post leaves nothing behind that only the connection's next user would send."""
+    with opened(memcached) as store, opened(memcached) as witness:
+        keys, row = [f"p{n}" for n in range(200)], b"x" * 8192
+        store.post([Put(key, row, None) for key in keys])
+        (node,) = store._nodes
+        assert not any(connection.holds_back for connection in node._open)
+        store.submit([]).wait()
+        assert witness.read(keys, None, Intent.LOOK) == [Hit(row)] * 200
+
+
+def test_nothing_is_read_without_keys(memcached):
+    """No keys, no readings, and no connection either."""
+    with opened(memcached) as store:
+        assert list(store.read([], "e", Intent.FILL)) == list(store.read([], None, Intent.LOOK)) == []
+        assert not store._nodes[0]._open
 
 
 def test_posted_change_on_a_connection_in_use_is_sent_on_release(memcached):

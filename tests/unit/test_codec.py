@@ -102,7 +102,7 @@ class Text(str):
         (Field("t.name", str), Text("x"), "Text"),
         (Field("t.name", str), "\ud800", "str"),
         (Field("t.name", str), object(), "object"),
-        (wire.DATE.field("t.day"), dt.datetime(2024, 1, 1), "datetime"),  # noqa: DTZ001 (naive columns exist)
+        (wire.DATE.field("t.day"), dt.datetime(2024, 1, 1), "datetime"),
         (wire.JSON.field("t.prefs"), {"a": {1, 2}}, "dict"),
         (wire.UUID.field("t.token"), "not one", "str"),
     ],

@@ -43,7 +43,7 @@ def _effects(entities: Entities, sql: str, **options: Any) -> list[Any]:
         ("-- update account\nSELECT 1", {"account"}),
         ("  /* x */ UPDATE account SET name = 'a'", {"account"}),
         ("update Account set name = 'a'", {"account"}),
-        ('UPDATE public."account" SET name = \'a\'', {"account"}),
+        ("UPDATE public.\"account\" SET name = 'a'", {"account"}),
         ("UPDATE plain SET name = 'x'", NOTHING),
         ("UPDATE names SET name = 'x'", ALL),
         ("UPDATE names SET name = 'x' WHERE id IN (SELECT id FROM plain)", ALL),
@@ -102,7 +102,7 @@ def test_what_is_not_understood_is_refused(entities: Entities, sql: str) -> None
 @pytest.mark.parametrize("sql", ["COMMIT", "END", "PREPARE TRANSACTION 'x'", "SELECT 1; COMMIT"])
 def test_a_text_may_not_end_the_transaction(entities: Entities, sql: str) -> None:
     """Nobody could announce it."""
-    with pytest.raises(wt.ConfigurationError, match="session.commit"):
+    with pytest.raises(wt.ConfigurationError, match=r"session\.commit"):
         _effects(entities, sql)
 
 

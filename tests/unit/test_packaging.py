@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.metadata import entry_points, version
 from importlib.resources import files
@@ -76,3 +77,16 @@ def test_every_error_is_one_of_sqlalchemy():
     errors = [getattr(sa_writethrough, name) for name in sa_writethrough.__all__ if name.endswith("Error")]
     assert errors
     assert all(issubclass(error, exc.SQLAlchemyError) for error in errors)
+
+
+def test_every_test_says_in_a_sentence_what_it_claims():
+    """Each test function has a docstring that ends like a sentence."""
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and not (ast.get_docstring(node) or "").rstrip().endswith((".", "?", "!"))
+    ]
+    assert not silent

@@ -9,7 +9,6 @@ import pytest
 
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.policy import (
-    POLICY_FIELDS,
     CacheMode,
     CachePolicy,
     OnOutage,
@@ -126,11 +125,6 @@ def test_a_namespace_that_is_no_text_is_refused(wrong: Any) -> None:
     """None and bytes are configuration errors, not AttributeErrors."""
     with pytest.raises(ConfigurationError, match="namespace"):
         CachePolicy(namespace=wrong)
-
-
-def test_the_names_of_the_fields_are_known() -> None:
-    """`POLICY_FIELDS` lists what a policy decides."""
-    assert frozenset(f.name for f in dataclasses.fields(CachePolicy)) == POLICY_FIELDS
 
 
 def test_the_modes_are_hibernates() -> None:

@@ -27,7 +27,7 @@ PG = sa.create_engine("postgresql+psycopg://").dialect
 LITE = sa.create_engine("sqlite://").dialect
 MYSQL = mysql.dialect()
 
-NAIVE = dt.datetime(2024, 5, 6, 7, 8, 9, 10)  # noqa: DTZ001 (columns without time zone exist)
+NAIVE = dt.datetime(2024, 5, 6, 7, 8, 9, 10)
 AWARE = NAIVE.replace(tzinfo=dt.timezone.utc)
 
 
@@ -237,7 +237,7 @@ ROME = zoneinfo.ZoneInfo("Europe/Rome")
 TRAVELLERS = [
     (sa.Interval(), dt.timedelta.max),
     (sa.Interval(), dt.timedelta.min),
-    (sa.DateTime(), dt.datetime.max),  # noqa: DTZ901 (naive columns exist)
+    (sa.DateTime(), dt.datetime.max),
     (sa.DateTime(), AWARE),
     (sa.DateTime(), NAIVE.replace(tzinfo=dt.timezone(dt.timedelta(minutes=-210)))),
     (sa.DateTime(timezone=True), NAIVE),

@@ -18,7 +18,7 @@ from sa_writethrough.policy import OnWrite
 from sa_writethrough.rows import chunks
 from sa_writethrough.unit import Phase, Touch, Unit
 
-__all__ = ["abandon", "announce", "publish", "retract"]
+__all__ = ["abandon", "announce", "announce_late", "publish", "retract"]
 
 
 def announce(core: Core, connection: Connection, unit: Unit) -> None:
@@ -35,6 +35,16 @@ def announce(core: Core, connection: Connection, unit: Unit) -> None:
         raise
     unit.tokens = announcement.wait()
     unit.phase = Phase.ANNOUNCED
+
+
+def announce_late(core: Core, unit: Unit) -> None:
+    """Announce what was touched since `announce`: another listener of the commit writes, too.
+
+    Its SQL comes only now, so the lock is not held yet. That is enough for a row that will be published as absent: a
+    writer before us may lose its publication, a writer after us still announces after our COMMIT.
+    """
+    late = [claim for claim in _claims(unit) if claim.key not in unit.tokens]
+    unit.tokens |= core.cache.announce(late).wait()
 
 
 def publish(core: Core, unit: Unit) -> None:

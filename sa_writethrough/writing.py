@@ -26,7 +26,7 @@ from sa_writethrough.engines import driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.returning import Returning
 from sa_writethrough.snapshots import Snapshots
-from sa_writethrough.staging import abandon, announce, publish, retract
+from sa_writethrough.staging import abandon, announce, announce_late, publish, retract
 from sa_writethrough.unit import Phase, Touch, Unit
 
 __all__ = ["Writing"]
@@ -147,7 +147,9 @@ class Writing:
             if isinstance(effect, Written):
                 _refuse_autocommit(connection, effect)
                 touched = self._touch(connection, unit, effect)
-                if touched is not None:
+                if unit.phase is not Phase.OPEN:
+                    announce_late(self._core, unit)
+                elif touched is not None:
                     sql = self._returning.add(connection, context, sql, unit, touched)
             elif isinstance(effect, Saved):
                 unit.savepoint(effect.name)
@@ -176,7 +178,7 @@ class Writing:
         unit.returning = None
         facts = self._core.engines.learn(connection)
         scope = self._core.scope(family, facts, connection.get_execution_options())
-        held = written.by_unit_of_work and self._is_flushing(unit)
+        held = unit.phase is Phase.OPEN and written.by_unit_of_work and self._is_flushing(unit)
         last = None
         for identity in written.identities or ():
             key = family.key(scope, identity)

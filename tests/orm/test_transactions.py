@@ -470,3 +470,21 @@ def test_the_loser_of_an_optimistic_lock_leaves_no_entry_of_its_own(world: World
             loser.commit()
     world.published(Contract, 1)
     assert world.entry(Contract, 1)["name"] == "winner"
+
+
+def test_a_commit_listener_that_writes_after_our_announcement(world: World) -> None:
+    """SQL of another listener of the connection's commit event changes a cached row: nothing stale is left."""
+    world.add(Account(id=1, name="old"), Account(id=2, name="old"))
+    world.warm(Account, 1, 2)
+
+    def late(connection: Any) -> None:
+        connection.execute(sa.update(Account.__table__).where(Account.__table__.c.id == 2).values(name="late"))
+
+    with world.sessions() as session:
+        account = session.get(Account, 1)
+        event.listen(session.connection(), "commit", late)
+        account.name = "new"
+        session.commit()
+    assert world.select(Account, 2)["name"] == "late"
+    world.agrees(Account, 1, 2)
+    world.reads_true(Account, 1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +13,14 @@ from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Fill, Publish
+from sa_writethrough.stores.memory import MemoryStore
+from sa_writethrough.stores.urls import open_store
 from sa_writethrough.testing import Call, LoseReply
-from tests.orm.models import Account, Part, Order, Plain
-from tests.orm.worlds import ABSENT, World
+from tests.orm.models import Account, Line, Order, Part, Plain
+from tests.orm.worlds import ABSENT, StatementCounter, World, open_world
+from tests.servers import MemcachedServer
+from tests.stores.proxy import Proxy
+from tests.stores.test_memory import Clock
 
 
 @pytest.fixture
@@ -123,6 +130,91 @@ def test_trap_06_a_connection_lost_in_commit_leaves_the_tombstone(postgresql_wor
     assert world.entry(Account, 1) == ABSENT
 
 
+@pytest.fixture
+def severed(sqlite_copy: Callable[[str], str], memcached: MemcachedServer) -> Any:
+    """A world with one cached account, what cuts it off from its memcached, and a world that is not cut off."""
+    with contextlib.ExitStack() as open_things, contextlib.ExitStack() as network:
+        url = sqlite_copy("severed.db")
+        proxy = network.enter_context(Proxy(memcached.host, memcached.port))
+        world = open_world(url, open_store(f"memcached://{proxy.host}:{proxy.port}"))
+        open_things.enter_context(contextlib.closing(world))
+        direct = open_world(url, open_store(memcached.url))
+        open_things.enter_context(contextlib.closing(direct))
+        world.add(Account(id=1, name="old"))
+        world.published(Account, 1)
+        direct.published(Account, 1)
+        yield world, network.close, direct
+
+
+def test_trap_07_a_publication_that_nobody_saw_leaves_a_tombstone(severed: Any) -> None:
+    """The commit returns, and those who can reach the cache find no value in it."""
+    world, cut, direct = severed
+    world.faults.script.append(Call(Publish, cut))
+    with world.sessions() as session:
+        session.get(Account, 1).name = "new"
+        session.commit()
+    assert world.faults.script == []
+    assert direct.entry(Account, 1) == ABSENT
+    assert direct.select(Account, 1)["name"] == "new"
+    direct.reads_true(Account, 1)
+
+
+def test_trap_07_an_announcement_that_nobody_saw_aborts(severed: Any) -> None:
+    """What the cache still has is what the database still has."""
+    world, cut, direct = severed
+    with world.sessions() as session:
+        session.get(Account, 1).name = "new"
+        session.flush()
+        cut()
+        with pytest.raises(wt.CacheUnavailableError):
+            session.commit()
+    direct.published(Account, 1)
+    assert direct.entry(Account, 1)["name"] == "old"
+
+
+@pytest.fixture
+def stale_lines(world: World) -> World:
+    """A line of an order under `Reads.ALWAYS`, and foreign SQL after them: the values tell who answered."""
+    world.cache.unregister()
+    world.cache = wt.register(world.sessions, world.faults, policy=wt.CachePolicy(reads=wt.Reads.ALWAYS))
+    world.add(Order(id=1, name="cache"), Line(id=1, text="cache", order_id=1))
+    world.published(Order, 1)
+    world.published(Line, 1)
+    world.outside("UPDATE orders SET name = 'database'")
+    world.outside("UPDATE line SET text = 'database'")
+    world.sql.statements.clear()
+    return world
+
+
+def test_trap_10_get_and_lazy_many_to_one_are_served(stale_lines: World) -> None:
+    """Both reach the cache, with no SQL."""
+    with stale_lines.sessions() as session:
+        line = session.get(Line, 1)
+        assert (line.text, line.order.name) == ("cache", "cache")
+    assert stale_lines.sql.statements == []
+
+
+RELOADS: dict[str, Callable[[Session, Any], object]] = {
+    "refresh": lambda session, order: session.refresh(order),
+    "refresh one": lambda session, order: session.refresh(order, ["name"]),
+    "expire": lambda session, order: session.expire(order),
+    "expire one": lambda session, order: session.expire(order, ["name"]),
+    "commit": lambda session, order: session.commit(),
+    "rollback": lambda session, order: session.rollback(),
+    "expire and get": lambda session, order: (session.expire(order), session.get(Order, 1)),
+}
+
+
+@pytest.mark.parametrize("how", RELOADS)
+def test_trap_10_what_is_reloaded_comes_from_the_database(stale_lines: World, how: str) -> None:
+    """Refreshes, and loads of expired attributes."""
+    with stale_lines.sessions() as session:
+        order = session.get(Order, 1)
+        assert order.name == "cache"
+        RELOADS[how](session, order)
+        assert order.name == "database"
+
+
 def test_trap_11_a_stale_instance_is_not_the_row(accounts: World) -> None:
     """It writes one column; another writer has committed another."""
     with accounts.sessions(expire_on_commit=False) as session:
@@ -133,6 +225,18 @@ def test_trap_11_a_stale_instance_is_not_the_row(accounts: World) -> None:
         session.commit()
     accounts.published(Account, 1)
     assert accounts.entry(Account, 1)["note"] == "theirs"
+
+
+def test_trap_11_an_updated_row_comes_from_the_database(accounts: World) -> None:
+    """With the UPDATE on PostgreSQL, by one SELECT after it on SQLite."""
+    with accounts.sessions() as session:
+        session.get(Account, 1).name = "new"
+        sent = StatementCounter(accounts.engine)
+        session.commit()
+    found = [(sql.split()[0], " RETURNING " in sql) for sql in sent.statements]
+    expected = {"postgresql": [("UPDATE", True)], "sqlite": [("UPDATE", False), ("SELECT", False)]}
+    assert found == expected[accounts.dialect]
+    accounts.published(Account, 1)
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
@@ -168,12 +272,45 @@ def test_trap_13_an_orphan_is_seen(world: World) -> None:
     assert world.entry(Part, 1) == ABSENT
 
 
+LOOKUPS: dict[str, Callable[[World, Session], Any]] = {
+    "cache.get": lambda world, session: world.cache.get(session, Account, 1),
+    "cache.get_many": lambda world, session: world.cache.get_many(session, Account, [1])[0],
+    "session.get": lambda _, session: session.get(Account, 1, options=[wt.from_cache()]),
+    "select": lambda _, session: session.scalars(
+        sa.select(Account).where(Account.id == 1).options(wt.from_cache())
+    ).one(),
+}
+
+
+@pytest.mark.parametrize("how", LOOKUPS)
+def test_trap_14_a_hit_begins_and_a_rollback_expires(accounts: World, how: str) -> None:
+    """What was served is read again after the rollback, as if it had come from the database."""
+    accounts.sql.statements.clear()
+    with accounts.sessions() as session:
+        account = LOOKUPS[how](accounts, session)
+        assert (account.name, accounts.sql.statements) == ("old", [])
+        assert session.in_transaction()
+        session.rollback()
+        accounts.outside("UPDATE account SET name = 'database' WHERE id = 1")
+        assert account.name == "database"
+
+
+@pytest.mark.parametrize("how", LOOKUPS)
+def test_trap_14_a_hit_flushes_first(accounts: World, how: str) -> None:
+    """Pending changes are sent, and the row is still served from the cache."""
+    accounts.sql.statements.clear()
+    with accounts.sessions() as session:
+        session.add(Account(id=3, name="pending"))
+        assert LOOKUPS[how](accounts, session).name == "old"
+        assert [sql.split()[0] for sql in accounts.sql.statements] == ["INSERT"]
+        assert not session.new
+
+
 def test_trap_15_a_half_failed_commit_is_settled_without_after_commit(accounts: World) -> None:
     """A COMMIT that no session event tells of: the outer transaction's."""
-    with accounts.engine.connect() as connection:
-        with connection.begin(), accounts.sessions(bind=connection) as session:
-            session.get(Account, 1).name = "new"
-            session.commit()
+    with accounts.engine.connect() as connection, connection.begin(), accounts.sessions(bind=connection) as session:
+        session.get(Account, 1).name = "new"
+        session.commit()
     accounts.published(Account, 1)
     assert accounts.entry(Account, 1)["name"] == "new"
 
@@ -190,19 +327,47 @@ def test_trap_16_an_autocommit_flush_is_refused(accounts: World) -> None:
     accounts.published(Account, 1)
 
 
-def test_trap_17_a_listener_that_raises_in_after_commit_leaves_no_stale_value(accounts: World) -> None:
-    """The tombstone stands, or the row is published."""
+def explode(_session: Any) -> None:
+    raise RuntimeError("too late")
 
-    def explode(_session: Any) -> None:
-        raise RuntimeError("too late")
 
+def test_trap_17_a_listener_that_raises_before_ours_leaves_the_tombstone(accounts: World) -> None:
+    """It stays, whoever reads, until the connection goes back to the pool, which settles it."""
+    event.listen(accounts.sessions, "after_commit", explode, insert=True)  # of the factory, as ours, and before it
+    accounts.traffic.changes.clear()
     with accounts.sessions() as session:
-        event.listen(session, "after_commit", explode, insert=True)
         session.get(Account, 1).name = "new"
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="too late"):
             session.commit()
-    accounts.agrees(Account, 1)
-    accounts.reads_true(Account, 1)
+        assert accounts.traffic.kinds() == ["Announce"]
+        assert accounts.select(Account, 1)["name"] == "new"
+        for _ in range(2):
+            accounts.absent(Account, 1)
+    accounts.published(Account, 1)
+
+
+def test_trap_17_a_tombstone_expires_to_nothing(sqlite_copy: Callable[[str], str]) -> None:
+    """It never turns into a value by itself: the next reader fills, and what comes later settles over no reader."""
+    clock = Clock()
+    with contextlib.closing(open_world(sqlite_copy("expiry.db"), MemoryStore(clock=clock))) as world:
+        world.faults.keeps_tombstones = False  # as memcached: with a time limit
+        world.add(Account(id=1, name="old"))
+        event.listen(world.sessions, "after_commit", explode, insert=True)
+        with world.sessions() as session:
+            session.get(Account, 1).name = "new"
+            with pytest.raises(RuntimeError, match="too late"):
+                session.commit()
+            clock.advance(4.9)
+            world.absent(Account, 1)
+            world.absent(Account, 1)
+            clock.advance(0.2)
+            world.absent(Account, 1)
+            world.published(Account, 1)
+            world.outside("UPDATE account SET name = 'later' WHERE id = 1")
+            world.cache.evict(Account, 1)
+            world.warm(Account, 1)
+        world.absent(Account, 1)
+        world.published(Account, 1)
 
 
 def test_trap_18_a_fill_needs_the_lease_of_its_own_read(accounts: World) -> None:

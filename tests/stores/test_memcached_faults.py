@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -108,6 +110,23 @@ def test_unknown_host_is_a_failure():
     (reading,) = store.read(["k"], "e", Intent.FILL)
     assert isinstance(reading, Failed)
     assert "nowhere.invalid" in str(reading.error)
+
+
+def test_node_that_hangs_up_is_a_failure():
+    """Something that takes the connection and closes it instead of telling its version is told like a node down."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up():
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(100)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        (reading,) = MemcachedStore([Address(*listener.getsockname())]).read(["k"], "e", Intent.FILL)
+        thread.join()
+    assert isinstance(reading, Failed)
+    assert "MemcacheUnexpectedCloseError" in str(reading.error)
 
 
 # --- slow -----------------------------------------------------------------------------------------------------------

@@ -479,12 +479,15 @@ def test_a_commit_listener_that_writes_after_our_announcement(world: World) -> N
 
     def late(connection: Any) -> None:
         connection.execute(sa.update(Account.__table__).where(Account.__table__.c.id == 2).values(name="late"))
+        seen.append(world.entry(Account, 2))  # the COMMIT is still to come
 
+    seen: list[Any] = []
     with world.sessions() as session:
         account = session.get(Account, 1)
         event.listen(session.connection(), "commit", late)
         account.name = "new"
         session.commit()
+    assert seen == [ABSENT]
     assert world.select(Account, 2)["name"] == "late"
     world.agrees(Account, 1, 2)
     world.reads_true(Account, 1, 2)

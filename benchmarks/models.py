@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, DateTime, Numeric, String, Text
+from sqlalchemy import JSON, DateTime, Enum, Numeric, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sa_writethrough import CachePolicy, OnWrite
@@ -36,7 +36,7 @@ class Columns:
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     balance: Mapped[Decimal] = mapped_column(Numeric(10, 2))
     reference: Mapped[UUID]
-    status: Mapped[Status]
+    status: Mapped[Status] = mapped_column(Enum(Status, native_enum=False, length=20))
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
     score: Mapped[float]
     nickname: Mapped[str | None] = mapped_column(String(40))

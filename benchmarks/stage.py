@@ -25,7 +25,7 @@ INSERT INTO {table} (id, name, note, verified, created_at, updated_at, balance, 
 SELECT g, 'Customer ' || g, 'Prefers to be called after five; invoice goes to the branch office.', g % 3 > 0,
        timestamptz '2024-03-01 09:30:00+00' + g * interval '61.234567 s',
        timestamptz '2025-06-15 17:05:00+00' + g * interval '7.654321 s',
-       (g % 100000) / 7.0, md5(g::text)::uuid, (ARRAY['PENDING', 'ACTIVE', 'SUSPENDED'])[1 + g % 3]::status,
+       (g % 100000) / 7.0, md5(g::text)::uuid, (ARRAY['PENDING', 'ACTIVE', 'SUSPENDED'])[1 + g % 3],
        json_build_object('theme', 'dark', 'page_size', 50, 'tags', json_build_array('a', 'b')), sqrt(g),
        CASE WHEN g % 2 = 0 THEN 'nick' || g END{extra_values}
 FROM generate_series(1, :rows) AS g

@@ -209,6 +209,7 @@ class Shapes:
             self._discriminator = len(expressions)
             expressions.append(base.polymorphic_on)
         self._types = [expression.type for expression in expressions]
+        self._processors: list[Callable[[Any], Any] | None] | None = None
         self.returning = self._returnable([*selected, base.polymorphic_on])
         """What to put behind an UPDATE's RETURNING for `read_returned`; None where it cannot return a whole row."""
         if self._fenced:
@@ -255,10 +256,14 @@ class Shapes:
 
     def read_returned(self, context: Any, description: Sequence[Any], row: Sequence[Any]) -> Selection:
         """Tell the class of a row that a statement with `RETURNING <returning>` gave, as the driver gave it."""
-        raw = []
-        for type_, described, value in zip(self._types, description, row, strict=True):
-            process = context.get_result_processor(type_, described[0], described[1])
-            raw.append(value if process is None else process(value))
+        if self._processors is None:
+            self._processors = [
+                context.get_result_processor(type_, described[0], described[1])
+                for type_, described in zip(self._types, description, strict=True)
+            ]
+        raw = [
+            value if process is None else process(value) for process, value in zip(self._processors, row, strict=True)
+        ]
         return self.read([*raw, False])
 
     def read(self, raw: Sequence[Any]) -> Selection:

@@ -65,6 +65,11 @@ class Unit:
         self.session: Any = None
         self.clear()
 
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether nothing happened that `clear` would forget."""
+        return not self.wrote and self.phase is Phase.OPEN and len(self._frames) == 1 and not self.snapshot
+
     def clear(self) -> None:
         """Forget everything: the transaction is over."""
         self._frames = [_Frame(None)]
@@ -84,10 +89,12 @@ class Unit:
 
     def touch(self, key: str, touch: Touch) -> None:
         """Note a row; what was known of it before is superseded."""
+        self.wrote = True
         self._frames[-1].rows[key] = touch
 
     def touch_epoch(self, key: str, model: Any) -> None:
         """Note that rows which cannot be named were written."""
+        self.wrote = True
         self._frames[-1].epochs[key] = model
 
     def insert_unseen(self, epoch: str) -> None:

@@ -88,6 +88,9 @@ class Writing:
     # --- the session ---
 
     def _after_begin(self, session: Session, _transaction: Any, connection: Connection) -> None:
+        if self._core.unit_of(connection) is not None:  # it is a known connection of a known engine
+            self._core.join(session, connection)
+            return
         self.listen_to(connection.engine)
         if connection.connection.is_detached:
             raise ConfigurationError(
@@ -227,7 +230,7 @@ class Writing:
 
     def _commit(self, connection: Connection) -> None:
         unit = self._core.unit_of(connection)
-        if unit is None or unit.phase is not Phase.OPEN:
+        if unit is None or unit.is_fresh or unit.phase is not Phase.OPEN:
             return
         if unit.is_empty:
             unit.clear()
@@ -257,9 +260,11 @@ class Writing:
 
     def _rollback(self, connection: Connection) -> None:
         unit = self._core.unit_of(connection)
-        if unit is not None and unit.phase is Phase.ANNOUNCED:
+        if unit is None or unit.is_fresh:
+            return
+        if unit.phase is Phase.ANNOUNCED:
             self._roll_back_now(connection.connection, unit)
-        elif unit is not None:
+        else:
             unit.clear()
 
     def _roll_back_now(self, dbapi_connection: Any, unit: Unit) -> None:
@@ -284,6 +289,8 @@ class Writing:
 
     def _settle_unit(self, dbapi_connection: Any, unit: Unit) -> None:
         """Answer the end of a transaction that no session event told of: an outer one, a half-failed commit."""
+        if unit.is_fresh:
+            return
         if unit.phase is Phase.OPEN:
             unit.clear()
         elif unit.phase is not Phase.ANNOUNCED:

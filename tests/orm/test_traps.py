@@ -1,4 +1,4 @@
-"""The eighteen traps of the design's section 2, one by one; what reads is tested where reading is."""
+"""The eighteen traps of the design's section 2, one by one; 8, 9 and more of 7 are in `tests/stores/test_traps.py`."""
 
 from __future__ import annotations
 

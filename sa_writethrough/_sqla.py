@@ -13,6 +13,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.mapper import _all_registries
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "commit_all",
     "commits_on_return",
     "connect_isolation_level",
+    "connection_of_its_own",
     "dml_values",
     "ends_transaction",
     "entity_metadata",
@@ -36,16 +38,25 @@ __all__ = [
     "identity_of_get",
     "is_autocommit",
     "is_expired",
+    "is_joined",
     "is_plain_load",
     "is_plain_select",
     "options_of",
     "persistence_cache",
     "root_engine",
+    "returns_rows",
     "selected_mapper",
     "without_rows",
 ]
 
 # --- sessions -------------------------------------------------------------------------------------------------------
+
+
+def is_joined(session: Session, connection: Connection) -> bool:
+    """Tell whether the session was bound to this very connection, which may have begun before it."""
+    transaction = session._transaction
+    entry = None if transaction is None else transaction._connections.get(connection)
+    return entry is not None and not entry[3]
 
 
 def autobegin(session: Session) -> None:
@@ -104,6 +115,15 @@ def connect_isolation_level(dialect: Dialect) -> str | None:
 def commits_on_return(engine: Engine) -> bool:
     """Tell whether the pool commits what a connection left behind (`pool_reset_on_return="commit"`)."""
     return getattr(engine.pool._reset_on_return, "name", "") == "reset_commit"
+
+
+def connection_of_its_own(engine: Engine) -> Connection:
+    """Open a connection as the engine's pool would, its `connect` listeners included, without asking the pool for it.
+
+    It is closed, and not pooled, when the Connection is closed.
+    """
+    pool = NullPool(engine.pool._creator, dialect=engine.dialect, _dispatch=engine.pool.dispatch)
+    return Connection(engine, pool.connect())
 
 
 # --- mappers --------------------------------------------------------------------------------------------------------

@@ -49,29 +49,42 @@ class Bulk:
         names = family.key_columns(table_name(table))
         if not returns or names is None or _sqla.has_returning(statement) or "shard_id" in state.bind_arguments:
             return None
-        if state.is_update and _sqla.dml_values(statement) & {*names, *self._key_attributes(mapper)}:
+        if state.is_update and not _sqla.dml_values(statement) <= self._other_names(mapper):
             return None
         return [next(column for column in table.c if column.name == name) for name in names]
 
     @staticmethod
-    def _key_attributes(mapper: Mapper[Any]) -> set[str]:
-        return {mapper.get_property_by_column(column).key for column in mapper.primary_key}
+    def _other_names(mapper: Mapper[Any]) -> set[str]:
+        """Return what surely means a column outside the primary key: not a synonym or a hybrid, which may mean any."""
+        keys: set[str] = set()
+        others: set[str] = set()
+        for prop in mapper.column_attrs:
+            names = {str(prop.key)}
+            for column in prop.columns:
+                names |= {str(name) for name in (getattr(column, "name", None), column.key) if name}
+            (keys if any(column in mapper.primary_key for column in prop.columns) else others).update(names)
+        for base in mapper.base_mapper.primary_key:
+            keys |= {str(base.name), str(base.key)}
+        return others - keys
 
     def _execute(self, state: ORMExecuteState, family: Family, columns: list[Any]) -> Result[Any]:
         statement: Any = state.statement
         result = state.invoke_statement(
-            statement=statement.returning(*columns), execution_options={NAMED_OPTION: family.base}
+            statement=statement.returning(*columns), execution_options={NAMED_OPTION: family}
         )
         identities = [tuple(row) for row in result.all()]
         connection = state.session.connection(bind_arguments=dict(state.bind_arguments))
         unit = self._core.join(state.session, connection)
         facts = self._core.engines.learn(connection)
-        scope = self._core.scope(family, facts, connection.get_execution_options())
+        options = {**connection.get_execution_options(), **state.execution_options}
+        scope = self._core.scope(family, facts, options)
+        # Rows of another schema than the connection's cannot be read back by an ordinary SELECT: they are only dropped.
+        held = "schema_translate_map" not in state.execution_options
         for identity in identities:
             key = family.key(scope, identity)
             if key is None:
                 unit.touch_epoch(scope.epoch, family)
             else:
-                unit.touch(key, Touch(family, scope.epoch, identity, held=True, gone=state.is_delete))
+                unit.touch(key, Touch(family, scope.epoch, identity, held, gone=state.is_delete))
         counted: Result[Any] = _sqla.without_rows(result, len(identities))
         return counted

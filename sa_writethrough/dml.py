@@ -9,12 +9,16 @@ and an execution costs no more than its primary keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import types
+from sqlalchemy.dialects.sqlite import DATETIME as SQLITE_DATETIME
+from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.ddl import DDLElement
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, SavepointClause, TextClause
@@ -77,7 +81,7 @@ def writes_of(entities: Entities, context: Any, sql: str) -> Effects:
 
 def _written(target: _Target, context: Any, options: Any) -> Written:
     family = target.family
-    if options.get(NAMED_OPTION) is family.base:
+    if options.get(NAMED_OPTION) is family:
         return Written(family, ())
     by_unit_of_work = options.get("compiled_cache") is target.unit_of_work
     if target.inserts:
@@ -90,7 +94,9 @@ def _written(target: _Target, context: Any, options: Any) -> Written:
     identities = None
     if target.keys is not None and (by_unit_of_work or family.exact):
         identities = _identities(context, target.keys)
-        if identities is not None and not all(_has_one_form(family, identity) for identity in identities):
+        if identities is not None and not all(
+            _have_one_form(family, identity, context.dialect) for identity in identities
+        ):
             identities = None
     return Written(family, identities, target.gone, by_unit_of_work)
 
@@ -114,63 +120,94 @@ def _declared(entities: Entities, declared: Any) -> Iterator[Written]:
 
 
 def _analyse(entities: Entities, context: Any, compiled: Any, sql: str) -> _Analysis:
-    statement: Any = getattr(compiled, "statement", None)
+    statement = _statement(compiled)
     if isinstance(statement, SavepointClause):
         return _Analysis((Saved(statement.ident),), ())
     if isinstance(statement, TextClause | TextualSelect | DDLElement):
         return _Analysis(tuple(text_writes(entities, sql)), ())
-    always: list[Effect] = [
-        effect
-        for cte in getattr(compiled, "ctes", None) or ()
-        if getattr(cte.element, "is_dml", False)
-        for effect in named(entities, [table_name(cte.element.table)])
-    ]
+    always = list(_in_ctes(entities, compiled))
     if not (context.isinsert or context.isupdate or context.isdelete):
         return _Analysis(tuple(always), ()) if always else _NOTHING
-    name = table_name(statement.table)
     changed: set[str] = set()
     if context.isupdate:
         changed = _sqla.dml_values(statement) | set(compiled.column_keys or ())
-        if _changes_key(statement.table, changed):
-            always += [Written(family, None) for family in entities.reached_by_update(name)]
-    elif context.isdelete:
-        always += [Written(family, None) for family in entities.reached_by_delete(name)]
-    families = entities.families_of_table(name)
+    always += _elsewhere(entities, context, statement, changed)
+    families = entities.families_of_table(table_name(statement.table))
     return _Analysis(
         tuple(always), tuple(_target(family, context, compiled, statement, changed) for family in families)
     )
 
 
+def _in_ctes(entities: Entities, compiled: Any) -> Iterator[Effect]:
+    for cte in getattr(compiled, "ctes", None) or ():
+        if isinstance(cte.element, TextualSelect):
+            yield from text_writes(entities, str(cte.element.element))
+        elif getattr(cte.element, "is_dml", False):
+            yield from named(entities, [table_name(cte.element.table)])
+
+
+def _elsewhere(entities: Entities, context: Any, statement: Any, changed: set[str]) -> Iterator[Effect]:
+    """Yield what the database changes beside the statement's own rows: by foreign keys, and by REPLACE."""
+    name = table_name(statement.table)
+    if context.isdelete:
+        reached = entities.reached_by_delete(name)
+    elif _upserts(statement) if context.isinsert else _cascades(entities, statement.table, changed):
+        reached = entities.reached_by_update(name)
+    else:
+        reached = ()
+    for family in reached:
+        yield Written(family, None)
+    if not context.isdelete and _replaces(entities, context, statement):
+        yield from named(entities, [name])
+
+
 def _target(family: Family, context: Any, compiled: Any, statement: Any, changed: set[str]) -> _Target:
     names = family.key_columns(table_name(statement.table))
-    clause = getattr(statement, "_post_values_clause", None)
-    upserts = clause is not None and "nothing" not in type(clause).__name__.lower()
+    columns = [column for column in getattr(statement.table, "columns", ()) if column.name in (names or ())]
     return _Target(
         family=family,
         unit_of_work=_sqla.persistence_cache(family.base),
         keys=None if names is None or context.isinsert else _key_parameters(compiled, statement, names),
-        gone=context.isdelete or bool(names and changed.intersection(names)),
+        gone=context.isdelete or bool(names and changed.intersection([*names, *(column.key for column in columns)])),
         inserts=context.isinsert,
-        replaces=context.isinsert and (upserts or _sqla.has_prefixes(statement)),
+        replaces=context.isinsert and (_upserts(statement) or _sqla.has_prefixes(statement)),
     )
 
 
+def _statement(compiled: Any) -> Any:
+    """Return what was compiled: of `select(X).from_statement(y)`, y."""
+    statement = getattr(compiled, "statement", None)
+    while isinstance(statement, FromStatement):
+        statement = statement.element
+    return statement
+
+
 def _table(context: Any) -> Any:
-    return context.compiled.statement.table
+    return _statement(context.compiled).table
 
 
-def _changes_key(table: Any, changed: set[str]) -> bool:
-    """Tell whether a column that other tables may refer to is changed: any unique one, to be on the safe side."""
-    columns = getattr(table, "c", None)
-    if columns is None:
+def _upserts(statement: Any) -> bool:
+    clause = getattr(statement, "_post_values_clause", None)
+    return clause is not None and "nothing" not in type(clause).__name__.lower()
+
+
+def _replaces(entities: Entities, context: Any, statement: Any) -> bool:
+    """Tell whether an INSERT or UPDATE may delete rows that are in its way: OR REPLACE, in it or in its table."""
+    if context.dialect.name == "sqlite" and entities.replaces(table_name(statement.table)):
         return True
-    referable: set[str] = {c.key for c in columns if c.primary_key or c.unique} | {
-        c.key
-        for constraint in getattr(table, "constraints", ())
-        if type(constraint).__name__ == "UniqueConstraint"
-        for c in constraint.columns
-    }
-    return bool(referable & changed)
+    return _sqla.has_prefixes(statement)
+
+
+def _cascades(entities: Entities, table: Any, changed: set[str]) -> bool:
+    """Tell whether an UPDATE may change a column that foreign keys with ON UPDATE refer to."""
+    referred = entities.cascading_columns(table_name(table))
+    if not referred:
+        return False
+    columns = list(getattr(table, "columns", ()))
+    known = {name for column in columns for name in (column.name, column.key)}
+    # A name that no column has is an attribute's, and may be any column's.
+    unasked = any(c.onupdate is not None or c.server_onupdate is not None for c in columns if c.name in referred)
+    return unasked or bool(changed & referred or changed - known)
 
 
 def _key_parameters(compiled: Any, statement: Any, names: Sequence[str]) -> tuple[str, ...] | None:
@@ -184,6 +221,8 @@ def _key_parameters(compiled: Any, statement: Any, names: Sequence[str]) -> tupl
         if own and isinstance(value, BindParameter) and getattr(column, "name", None) in names:
             binds[column.name] = value
     if len(binds) < len(names):
+        return None
+    if any(bind not in compiled.bind_names for bind in binds.values()):
         return None
     return tuple([str(compiled.bind_names[binds[name]]) for name in names])
 
@@ -207,14 +246,88 @@ def _identities(context: Any, keys: Sequence[str]) -> list[tuple[Any, ...]] | No
         return None
 
 
-def _has_one_form(family: Family, identity: Sequence[Any]) -> bool:
-    """Tell whether no other value names the same row: 1 and not True or '1', a UUID's text as databases write it."""
+def _have_one_form(family: Family, identity: Sequence[Any], dialect: Any) -> bool:
+    """Tell whether a row with this primary key is read under the same key, and under no other."""
     for column, value in zip(family.base.primary_key, identity, strict=True):
-        if isinstance(column.type, types.Integer) and type(value) is not int:
-            return False
-        if isinstance(column.type, types.Uuid) and not isinstance(value, UUID) and not _is_canonical_uuid(value):
+        if not _has_one_form(column.type, value, dialect):
             return False
     return True
+
+
+def _has_one_form(type_: Any, value: Any, dialect: Any) -> bool:
+    """Tell whether the database gives *value* back as it is: 1 and not True or '1', a UUID's text as it writes it.
+
+    A value of a session's instance need not be: a date stands for a datetime, 1.005 is rounded, a time zone is dropped.
+    """
+    if isinstance(type_, types.Integer):
+        return type(value) is int
+    if isinstance(type_, types.Uuid):
+        return isinstance(value, UUID) or _is_canonical_uuid(value)
+    if isinstance(type_, types.TypeDecorator):
+        return _comes_back(type_, value, dialect)
+    for kind, check in _FORMS:
+        if isinstance(type_, kind):
+            return check(type_, value, dialect)
+    return False
+
+
+def _comes_back(type_: Any, value: Any, dialect: Any) -> bool:
+    """Tell whether a type of the application's returns the value that it is given."""
+    own = type(type_)
+    bound = value
+    try:
+        if own.process_bind_param is not types.TypeDecorator.process_bind_param:
+            bound = type_.process_bind_param(value, dialect)
+        back = bound
+        if own.process_result_value is not types.TypeDecorator.process_result_value:
+            back = type_.process_result_value(bound, dialect)
+        same = type(back) is type(value) and bool(back == value)
+    except Exception:  # noqa: BLE001 - the application's code, with a value that it does not expect
+        return False
+    return same and (bound is not value or _has_one_form(type_.impl_instance, value, dialect))
+
+
+def _enum(type_: Any, value: Any, _dialect: Any) -> bool:
+    return type(value) is str if type_.enum_class is None else isinstance(value, type_.enum_class)
+
+
+def _string(type_: Any, value: Any, _dialect: Any) -> bool:
+    return type(value) is str and (type_.length is None or len(value) <= type_.length)
+
+
+def _moment(type_: Any, value: Any, dialect: Any) -> bool:
+    if (
+        type(value) is not datetime
+        or isinstance(type_, SQLITE_DATETIME)
+        or getattr(type_, "precision", None) is not None
+    ):
+        return False  # SQLite's own type may store less of it, and so may a precision
+    if dialect.name == "postgresql":
+        return (value.tzinfo is not None) is bool(type_.timezone)
+    return value.tzinfo is None
+
+
+def _numeric(type_: Any, value: Any, dialect: Any) -> bool:
+    if type(value) is not Decimal or not value.is_finite():
+        return False
+    _, digits, exponent = value.as_tuple()
+    scale = type_.scale if type_.scale is not None else 0 if type_.precision is not None else _DEFAULT_SCALE
+    fits = dialect.name == "postgresql" or len(digits) <= _FLOAT_DIGITS
+    return fits and isinstance(exponent, int) and -exponent <= scale
+
+
+_DEFAULT_SCALE = 10
+"""To how many places SQLAlchemy rounds a number that it gets as a float."""
+_FLOAT_DIGITS = 15
+_FORMS: tuple[tuple[type, Callable[[Any, Any, Any], bool]], ...] = (
+    (types.Enum, _enum),
+    (types.String, _string),
+    (types.DateTime, _moment),
+    (types.Date, lambda _type, value, _dialect: type(value) is date),
+    (types.Numeric, _numeric),
+    (types.LargeBinary, lambda _type, value, _dialect: type(value) is bytes),
+)
+"""By type: is this value the one that is read back? Of all other types no value surely is."""
 
 
 def _is_canonical_uuid(value: Any) -> bool:

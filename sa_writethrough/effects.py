@@ -14,7 +14,7 @@ TABLES_OPTION = "writethrough_tables"
 """Execution option: the tables (names, Table objects or mapped classes) that a statement changes."""
 
 NAMED_OPTION = "_sa_writethrough_named"
-"""Execution option: the base mapper whose rows the caller learns by RETURNING."""
+"""Execution option: the family, of one registration, whose rows the caller learns by RETURNING."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class EngineFacts:
     """What was learnt of one engine.
 
     database: tells databases apart that share a cache. It comes from the server itself, so that two ways to the same
-        database (a pooler, another host name) give the same.
+        database (a pooler, another host name, a `file:` URI) give the same.
     replica: the server says that it follows a primary; nothing is filled from it.
     snapshots: a transaction's reads all see one moment although the session asked for no isolation level.
     isolated: every other connection of the engine is another database, or the same transaction (SQLite in memory).
@@ -112,16 +112,29 @@ def _learn_postgresql(connection: Connection) -> EngineFacts:
 
 
 def _learn_sqlite(connection: Connection) -> EngineFacts:
-    path = connection.engine.url.database
-    in_memory = not path or path == ":memory:" or "mode=memory" in path
+    path = _sqlite_file(connection)
     return EngineFacts(
         dialect_name="sqlite",
-        database=_tag(uuid4().hex if in_memory else os.path.realpath(str(path))),
+        database=_tag(path or uuid4().hex),
         replica=False,
         # The driver begins at the first DML; a transaction that is open before is an explicit BEGIN.
         snapshots=driver_in_transaction(connection.connection.driver_connection) is True,
-        isolated=in_memory,
+        isolated=path is None,
     )
+
+
+def _sqlite_file(connection: Connection) -> str | None:
+    """Ask the database for its file, whatever the URL looks like: None in memory, or where there is no such file.
+
+    On the driver's cursor: the question is no statement of the application's, and must not begin a transaction.
+    """
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute("PRAGMA database_list")
+        path = next((file for _, name, file in cursor.fetchall() if name == "main"), None)
+    finally:
+        cursor.close()
+    return os.path.realpath(path) if path and os.path.exists(path) else None  # noqa: PTH110 - a text, as realpath
 
 
 _DIALECTS: dict[str, Callable[[Connection], EngineFacts]] = {
@@ -164,3 +177,24 @@ def driver_in_transaction(driver_connection: object) -> bool | None:
         return in_transaction
     status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)  # psycopg, psycopg2
     return None if status is None else int(status) != 0
+
+
+def driver_failed(driver_connection: object) -> bool:
+    """Tell whether the transaction has failed and can only be rolled back, as far as psycopg and psycopg2 say.
+
+    libpq's PQTRANS_INERROR. https://www.postgresql.org/docs/current/libpq-status.html
+    """
+    status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)
+    return status is not None and int(status) == _IN_ERROR
+
+
+def driver_autocommits(driver_connection: object) -> bool:
+    """Tell whether the driver itself commits every statement: sqlite3, psycopg and psycopg2 can say."""
+    autocommit = getattr(driver_connection, "autocommit", None)
+    if autocommit is True:
+        return True
+    legacy = getattr(driver_connection, "isolation_level", "") is None and hasattr(driver_connection, "total_changes")
+    return legacy and autocommit is not False and not getattr(driver_connection, "in_transaction", True)
+
+
+_IN_ERROR = 3

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table, inspect
+from sqlalchemy import MetaData, Table, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import ColumnProperty, Mapper
 from sqlalchemy.sql import sqltypes
@@ -145,6 +145,8 @@ class Entities:
         self._by_mapper: dict[Mapper[Any], Family] = {}
         self._by_table: dict[TableName, list[Family]] = {}
         self._cascades: dict[TableName, list[Family]] | None = None
+        self._cascading: dict[TableName, set[str]] = {}
+        self._replacing: set[TableName] | None = None
         self._tables_by_name: dict[str, set[TableName]] | None = None
 
     @property
@@ -199,7 +201,7 @@ class Entities:
             listed = self._by_table.setdefault(table_name(table), [])
             if family not in listed:
                 listed.append(family)
-        self._cascades = self._tables_by_name = None
+        self._cascades = self._tables_by_name = self._replacing = None
         self.analyses.clear()
         return family
 
@@ -225,6 +227,25 @@ class Entities:
         """Return the families whose rows the database itself changes when keys of *table* are updated."""
         return self._reached("update", table)
 
+    def cascading_columns(self, table: TableName) -> set[str]:
+        """Return the names and keys of the columns of *table* whose new values the database writes elsewhere too."""
+        self.reached_by_update(table)  # finds them
+        return self._cascading.get(table, set())
+
+    def replaces(self, table: TableName) -> bool:
+        """Tell whether SQLite deletes the rows of *table* that are in a new row's way (ON CONFLICT REPLACE)."""
+        if self._replacing is None:
+            self._replacing = {
+                table_name(found)
+                for metadata in self._metadatas()
+                for found in metadata.tables.values()
+                if _yields(found)
+            }
+        return table in self._replacing
+
+    def _metadatas(self) -> set[MetaData]:
+        return {table.metadata for family in self.families for table in family.tables()}
+
     def _reached(self, verb: str, table: TableName) -> Sequence[Family]:
         if self._cascades is None:
             self._cascades = self._find_cascades()
@@ -233,13 +254,19 @@ class Entities:
     def _find_cascades(self) -> dict[TableName, list[Family]]:
         """Follow ON DELETE and ON UPDATE actions through every table of the families' metadata, to any depth."""
         children: dict[tuple[str, TableName], set[TableName]] = {}
-        for metadata in {table.metadata for family in self.families for table in family.tables()}:
+        self._cascading = {}
+        for metadata in self._metadatas():
             for table in metadata.tables.values():
                 for constraint in table.foreign_key_constraints:
                     parent = table_name(constraint.referred_table)
                     for verb, action in (("delete", constraint.ondelete), ("update", constraint.onupdate)):
                         if (action or "").upper() in {"CASCADE", "SET NULL", "SET DEFAULT"}:
                             children.setdefault((verb, parent), set()).add(table_name(table))
+                            if verb == "update":
+                                referred = self._cascading.setdefault(parent, set())
+                                referred.update(
+                                    n for fk in constraint.elements for n in (fk.column.name, fk.column.key)
+                                )
         reached: dict[TableName, list[Family]] = {}
         for verb, parent in children:
             found: set[TableName] = set()
@@ -256,13 +283,21 @@ class Entities:
         """Return the tables that may matter and are named among *words*, without regard to case."""
         if self._tables_by_name is None:
             names: dict[str, set[TableName]] = {}
-            metadatas = {table.metadata for family in self.families for table in family.tables()}
-            for name in {table_name(t) for metadata in metadatas for t in metadata.tables.values()} | set(
+            for name in {table_name(t) for metadata in self._metadatas() for t in metadata.tables.values()} | set(
                 self._by_table
             ):
                 names.setdefault(name[1].casefold(), set()).add(name)
             self._tables_by_name = names
         return {name for word in words for name in self._tables_by_name.get(word.casefold(), ())}
+
+
+def _yields(table: Table) -> bool:
+    """Tell whether a constraint or a column of *table* is declared with an `sqlite_on_conflict` of REPLACE."""
+    return any(
+        name.startswith("sqlite_on_conflict") and str(action).upper() == "REPLACE"
+        for item in (*table.constraints, *table.columns)
+        for name, action in item.dialect_kwargs.items()
+    )
 
 
 def mapper_of(entity: Any) -> Mapper[Any]:

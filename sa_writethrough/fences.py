@@ -6,7 +6,8 @@ holds the lock: if nobody holds it after the reader took its lease, no announcem
 PostgreSQL: the row's `xmax` comes with the row. Zero means that nobody ever locked this version. Anything else is
 ambiguous (an aborted update, a child row's key-share lock, a multixact), so it is not decoded: the row is read again
 under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
-the row is read again under BEGIN IMMEDIATE, on a connection of its own, unless the store cannot lose a tombstone.
+the row is read again under BEGIN IMMEDIATE, on a connection that is opened for it, unless the store cannot lose a
+tombstone.
 
 What is in doubt is not filled: that costs a miss, a wrong fill the promise.
 """
@@ -99,18 +100,16 @@ class Fence:
     def _under_write_lock(self, identity: tuple[Any, ...]) -> Selection | None:
         if self.facts.isolated:  # another connection would be another database
             return None
+        engine = self.connection.engine
         try:
-            with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
-                patience = own.exec_driver_sql("PRAGMA busy_timeout").scalar()
+            # Not from the pool: the application may hold its last connection, and this one must not wait for it.
+            with _sqla.connection_of_its_own(engine).execution_options(isolation_level="AUTOCOMMIT") as own:
                 own.exec_driver_sql("PRAGMA busy_timeout = 0")
-                try:
-                    own.exec_driver_sql("BEGIN IMMEDIATE")
-                    statement, parameters = self.shapes.by_identities([identity])
-                    raw = own.execute(statement, parameters, execution_options=self.execution_options).first()
-                    own.exec_driver_sql("ROLLBACK")
-                finally:
-                    own.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience or 0)}")
-        except SQLAlchemyError:  # a writer holds the lock
+                own.exec_driver_sql("BEGIN IMMEDIATE")
+                statement, parameters = self.shapes.by_identities([identity])
+                raw = own.execute(statement, parameters, execution_options=self.execution_options).first()
+                own.exec_driver_sql("ROLLBACK")
+        except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # a writer holds the lock, or there is no way in
             return None
         return None if raw is None else self.shapes.read(raw)
 

@@ -243,9 +243,12 @@ class Loading:
             arguments = question.bind_arguments or {"mapper": route.family.base}
             connection = question.session.connection(bind_arguments=arguments)
             lossless = self._cache.store.keeps_tombstones
+            # The fence does not see what its own transaction wrote.
+            unit = self._core.unit_of(connection)
+            wrote = unit is not None and unit.wrote
             fence = Fence(connection, route.shapes, route.facts, lossless, question.execution_options or NO_OPTIONS)
             for some in chunks(missing):
-                rows.update(fence.read(some, leases.__contains__))
+                rows.update(fence.read(some, _never if wrote else leases.__contains__))
             for identity, fenced in rows.items():
                 filling = self._filling(route, leases.get(identity), fenced)
                 if filling is not None:
@@ -273,3 +276,7 @@ class Loading:
         key = (selection.layout.identity_class, identity, None)
         ((_, instance),) = self._instances(question, selection.layout, [(key, selection.row)])
         return instance
+
+
+def _never(_identity: tuple[Any, ...]) -> bool:
+    return False

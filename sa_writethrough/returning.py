@@ -40,6 +40,7 @@ class Returning:
             or touched[1].gone
             or policy.on_write is not OnWrite.PUBLISH
             or policy.read_back is not ReadBack.WHEN_NEEDED
+            or sql != context.statement  # somebody has put something behind it: a comment, a RETURNING
             or _sqla.returns_rows(context)
         ):
             return sql
@@ -47,15 +48,15 @@ class Returning:
         columns = shapes.returning
         if columns is None:
             return sql
-        unit.returning = (*touched, shapes)
+        unit.returning = (context, *touched, shapes)
         return f"{sql} RETURNING {columns}"
 
     def take(self, cursor: Any, context: Any, unit: Unit) -> None:
         """Take the row that the statement returned, if it was given RETURNING."""
-        if unit.returning is None:
-            return
-        key, touch, shapes = unit.returning
+        expected, key, touch, shapes = unit.returning
         unit.returning = None
+        if context is not expected:
+            return
         rows = cursor.fetchall()
         if len(rows) == 1:
             payload = self._payload(cursor, context, shapes, rows[0])

@@ -11,6 +11,7 @@ connection or its pool, and is answered there. After COMMIT nothing raises.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -22,7 +23,7 @@ from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.dml import writes_of
 from sa_writethrough.effects import Saved, Written
-from sa_writethrough.engines import driver_in_transaction
+from sa_writethrough.engines import driver_autocommits, driver_failed, driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.returning import Returning
 from sa_writethrough.snapshots import Snapshots
@@ -97,9 +98,19 @@ class Writing:
                 "The session is bound to a detached connection: the end of its transaction cannot be seen. "
                 "Bind it to an engine or to a pooled connection."
             )
+        earlier = _sqla.is_joined(session, connection) and driver_in_transaction(
+            connection.connection.driver_connection
+        )
         if self._core.engines.supports(connection.engine):
-            self._core.engines.learn(connection)  # now, before the transaction has read or written anything
-        self._core.join(session, connection)
+            facts = self._core.engines.learn(connection)  # now, before the session has read or written anything
+            unit = self._core.join(session, connection)
+            if earlier:
+                # Somebody else's transaction, which has done we do not know what: it may have written any row.
+                for family in self._core.entities.families:
+                    scope = self._core.scope(family, facts, connection.get_execution_options())
+                    unit.touch_epoch(scope.epoch, family)
+        else:
+            self._core.join(session, connection)
 
     def _before_flush(self, session: Session, _context: Any, _instances: Any) -> None:
         work = self._core.work_of(session)
@@ -146,10 +157,11 @@ class Writing:
         unit = self._core.unit_of(connection)
         if unit is None or context is None:
             return sql, parameters
+        unit.returning = None
         for effect in writes_of(self._core.entities, context, sql):
             if isinstance(effect, Written):
                 _refuse_autocommit(connection, effect)
-                touched = self._touch(connection, unit, effect)
+                touched = self._touch(connection, unit, effect, context.execution_options)
                 if unit.phase is not Phase.OPEN:
                     announce_late(self._core, unit)
                 elif touched is not None:
@@ -174,13 +186,14 @@ class Writing:
         if unit is not None and unit.returning is not None:
             self._returning.take(cursor, context, unit)
 
-    def _touch(self, connection: Connection, unit: Unit, written: Written) -> tuple[str, Touch] | None:
+    def _touch(
+        self, connection: Connection, unit: Unit, written: Written, options: Mapping[str, Any]
+    ) -> tuple[str, Touch] | None:
         """Note what a statement writes; return the row if it is one, and surely written under its lock."""
         family = written.family
         unit.wrote = True
-        unit.returning = None
         facts = self._core.engines.learn(connection)
-        scope = self._core.scope(family, facts, connection.get_execution_options())
+        scope = self._core.scope(family, facts, options)
         held = unit.phase is Phase.OPEN and written.by_unit_of_work and self._is_flushing(unit)
         last = None
         for identity in written.identities or ():
@@ -232,8 +245,8 @@ class Writing:
         unit = self._core.unit_of(connection)
         if unit is None or unit.is_fresh or unit.phase is not Phase.OPEN:
             return
-        if unit.is_empty:
-            unit.clear()
+        if unit.is_empty or driver_failed(connection.connection.driver_connection):
+            unit.clear()  # nothing was written; or a statement failed, and PostgreSQL answers this COMMIT with ROLLBACK
             return
         try:
             self._announce_all(connection, unit)
@@ -279,8 +292,12 @@ class Writing:
 
     def _settle(self, connection: Connection) -> None:
         unit = self._core.unit_of(connection)
-        if unit is not None:
-            self._settle_unit(connection.connection.dbapi_connection, unit)
+        if unit is None or unit.is_fresh:
+            return
+        dbapi_connection = connection.connection.dbapi_connection
+        if unit.phase is Phase.OPEN and driver_in_transaction(dbapi_connection) is True:
+            return  # another Connection shares this one (SQLite in memory), and is in the middle of it
+        self._settle_unit(dbapi_connection, unit)
 
     def _reset(self, dbapi_connection: Any, record: Any, _state: Any) -> None:
         unit: Unit | None = record.info.get(self._core)
@@ -301,14 +318,19 @@ class Writing:
             self._roll_back_now(dbapi_connection, unit)
 
     def _handle_error(self, context: ExceptionContext) -> None:
-        """Answer a COMMIT that failed."""
+        """Answer a COMMIT that failed, and a statement whose failure ended the transaction (SQLite's OR ROLLBACK)."""
         connection = context.connection
-        if connection is None or context.statement is not None or connection.closed or connection.invalidated:
+        if connection is None or connection.closed or connection.invalidated:
             return
         unit = self._core.unit_of(connection)
-        if unit is None or unit.phase is not Phase.ANNOUNCED:
+        if unit is None or unit.is_fresh:
             return
-        if context.is_disconnect:
+        if context.statement is not None:
+            if unit.phase is Phase.OPEN and driver_in_transaction(connection.connection.driver_connection) is False:
+                unit.clear()
+        elif unit.phase is not Phase.ANNOUNCED:
+            return
+        elif context.is_disconnect:
             abandon(self._core, unit)  # it may still be under way
         else:
             # SQLite's BUSY leaves the transaction open, and SQLAlchemy would return it to the pool like that.
@@ -318,7 +340,9 @@ class Writing:
 
     def _prepare_twophase(self, connection: Connection, _xid: Any) -> None:
         unit = self._core.unit_of(connection)
-        if unit is not None and unit.phase is Phase.OPEN and not unit.is_empty:
+        if unit is None or unit.phase is not Phase.OPEN or unit.is_empty:
+            return
+        if not driver_failed(connection.connection.driver_connection):
             announce(self._core, connection, unit)
             unit.phase = Phase.PREPARED
 
@@ -337,7 +361,7 @@ class Writing:
 
 
 def _refuse_autocommit(connection: Connection, written: Written) -> None:
-    if _sqla.is_autocommit(connection):
+    if _sqla.is_autocommit(connection) or driver_autocommits(connection.connection.driver_connection):
         raise ConfigurationError(
             f"{written.family.base.class_.__name__} is cached, and the connection is in AUTOCOMMIT: each statement is "
             "final before the cache can be told. Write cached models in a transaction; reading them is allowed."

@@ -1,0 +1,238 @@
+"""Ways to break the promise that a sceptical reader of the code found in transactions; each is closed, and stays so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import StaticPool
+
+import sa_writethrough as wt
+from tests.orm.models import Account
+from tests.orm.worlds import ABSENT, World, open_engine
+
+
+def test_a_commit_that_postgresql_answers_with_rollback_publishes_nothing(postgresql_world: World) -> None:
+    """A statement failed, the application went on and committed: PostgreSQL rolls back without an error."""
+    world = postgresql_world
+    world.add(Account(id=1, name="committed"))
+    with world.sessions() as session:
+        session.get(Account, 1).name = "never committed"
+        session.add(Account(id=2, name="never inserted"))
+        session.flush()
+        with pytest.raises(sa.exc.DataError):
+            session.connection().execute(sa.text("SELECT 1 / 0"))
+        session.commit()
+    assert world.entry(Account, 2) == ABSENT
+    world.agrees(Account, 1, 2)
+    world.reads_true(Account, 1, 2)
+
+
+def test_a_statement_whose_failure_ends_the_transaction_undoes_the_unit(sqlite_world: World) -> None:
+    """SQLite's OR ROLLBACK takes everything before it back; the COMMIT that follows commits nothing of it."""
+    world = sqlite_world
+    world.outside("CREATE TABLE log (id INTEGER UNIQUE ON CONFLICT ROLLBACK)")
+    world.outside("INSERT INTO log VALUES (1)")
+    with world.sessions() as session:
+        session.add(Account(id=2, name="undone"))
+        session.flush()
+        with pytest.raises(sa.exc.IntegrityError):
+            session.connection().execute(sa.text("INSERT INTO log VALUES (1)"))
+        session.commit()
+    assert world.select(Account, 2) is None
+    assert world.entry(Account, 2) == ABSENT
+
+
+def test_a_session_does_not_fill_a_row_whose_key_it_changed(world: World) -> None:
+    """The fence does not see what its own transaction wrote: nothing is filled after a write."""
+    world.add(Account(id=1, name="a"))
+    with world.sessions() as session:
+        session.get(Account, 1).id = 3
+        session.flush()
+        session.expunge_all()
+        assert world.cache.get(session, Account, 3).name == "a"
+        session.rollback()
+    assert world.select(Account, 3) is None
+    assert world.entry(Account, 3) == ABSENT
+
+
+@pytest.mark.parametrize("arguments", [{}, {"poolclass": StaticPool}])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_two_sessions_on_one_connection(arguments: dict[str, Any], ends: str) -> None:
+    """SQLite in memory: another session that begins and reads neither loses nor fills what the first one wrote."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Thing(Base):
+        __tablename__ = "thing"
+        __writethrough__ = True
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    engine = sa.create_engine("sqlite://", **arguments)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    cache = wt.register(sessions)
+    with sessions() as session:
+        session.add(Thing(id=1, name="old"))
+        session.commit()
+    cache.evict(Thing, 1)
+    first, second = sessions(), sessions()
+    first.get(Thing, 1).name = "new"
+    first.flush()
+    cache.get(second, Thing, 1)
+    getattr(first, ends)()
+    second.close()
+    with sessions() as session:
+        expected = session.get(Thing, 1).name
+    with sessions() as session:
+        assert cache.get(session, Thing, 1).name == expected
+    first.close()
+    cache.unregister()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_session_that_joins_a_transaction_which_has_written_before(world: World, ends: str) -> None:
+    """What a connection did before the first session joined it is not known: it may be any row."""
+    world.add(Account(id=1, name="old"))
+    world.warm(Account, 1)
+    engine = open_engine(world.engine.url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        outer = connection.begin()
+        connection.execute(sa.update(Account.__table__).values(name="core"))
+        with world.sessions(bind=connection, join_transaction_mode="create_savepoint") as session:
+            assert world.cache.get(session, Account, 1).name == "core"
+        getattr(outer, ends)()
+    engine.dispose()
+    world.agrees(Account, 1)
+    world.reads_true(Account, 1)
+
+
+def test_a_reader_inside_the_flush_fills_nothing(world: World) -> None:
+    """cache.get in an after_insert listener reads the uncommitted row, and leaves it out of the cache."""
+
+    def read(_mapper: Any, connection: Any, target: Any) -> None:
+        with Session(connection, join_transaction_mode="rollback_only") as joined:
+            joined.connection()
+            world.cache.get(joined, Account, target.id)
+        world.cache.get(other, Account, target.id)
+
+    with world.sessions() as session, world.sessions() as other:
+        event.listen(Account, "after_insert", read)
+        try:
+            session.add(Account(id=7, name="dirty"))
+            session.flush()
+        finally:
+            event.remove(Account, "after_insert", read)
+        session.rollback()
+    assert world.entry(Account, 7) == ABSENT
+
+
+@pytest.mark.parametrize("options", [{"autocommit": True}, {"isolation_level": None}])
+def test_autocommit_behind_sqlalchemys_back_is_refused_for_writes(
+    world: World, options: dict[str, Any], sqlite_copy: Callable[[str], str]
+) -> None:
+    """The driver commits each statement, and SQLAlchemy does not know: nothing is written."""
+    if (world.dialect == "sqlite") != ("isolation_level" in options):
+        return
+    engine = sa.create_engine(world.engine.url, connect_args=options)
+    with world.sessions(bind=engine) as session:
+        session.add(Account(id=9, name="x"))
+        with pytest.raises(wt.ConfigurationError, match="AUTOCOMMIT"):
+            session.commit()
+    engine.dispose()
+    assert world.select(Account, 9) is None
+
+
+def test_the_databases_error_in_a_savepoint_is_the_applications(world: World) -> None:
+    """A flush that fails inside begin_nested raises IntegrityError, whatever was to come back."""
+    world.outside("CREATE UNIQUE INDEX account_name ON account (name)")
+    try:
+        world.add(Account(id=1, name="a"), Account(id=2, name="b"))
+        with world.sessions() as session:
+            second = session.get(Account, 2)
+            with pytest.raises(sa.exc.IntegrityError), session.begin_nested():  # noqa: PT012 - the savepoint is the claim
+                second.name = "a"
+                session.flush()
+            session.get(Account, 1).name = "c"
+            session.commit()
+        world.agrees(Account, 1, 2)
+        world.reads_true(Account, 1, 2)
+    finally:
+        world.outside("DROP INDEX account_name")
+
+
+@pytest.mark.parametrize("suffix", [" -- traced", ";", " /* traced */"])
+def test_a_listener_that_adds_to_the_sql_is_left_alone(postgresql_world: World, suffix: str) -> None:
+    """Where somebody has put something behind the UPDATE, no RETURNING is added; the row is read back."""
+    world = postgresql_world
+    world.add(Account(id=1, name="a"))
+
+    def add(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> Any:
+        return sql + suffix, parameters
+
+    event.listen(world.engine, "before_cursor_execute", add, retval=True, insert=True)
+    try:
+        with world.sessions() as session:
+            session.get(Account, 1).name = "b"
+            session.commit()
+    finally:
+        event.remove(world.engine, "before_cursor_execute", add)
+    world.published(Account, 1)
+
+
+@pytest.fixture
+def second_registration(world: World) -> Iterator[wt.WriteThroughCache]:
+    """Another registration, of all sessions, over the same engine."""
+    cache = wt.register(Session)
+    yield cache
+    cache.unregister()
+
+
+def test_two_registrations_on_one_engine(world: World, second_registration: wt.WriteThroughCache) -> None:
+    """Each keeps its own cache equal to the database."""
+    world.add(Account(id=1, name="a"))
+    for change in ("b", "c"):
+        with world.sessions() as session:
+            if change == "b":
+                session.get(Account, 1).name = change
+            else:
+                session.execute(sa.update(Account).where(Account.name == "b").values(name=change))
+            session.commit()
+        for cache in (world.cache, second_registration):
+            with world.sessions() as session:
+                assert cache.get(session, Account, 1).name == change
+    world.agrees(Account, 1)
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_a_schema_that_is_translated_for_one_statement(postgresql_world: World, core: bool) -> None:
+    """The write announces the keys of the schema that it writes to, and of no other."""
+    world = postgresql_world
+    world.outside("CREATE SCHEMA tenant")
+    try:
+        world.outside("CREATE TABLE tenant.account (LIKE account INCLUDING ALL)")
+        world.outside("INSERT INTO tenant.account VALUES (1, 'old')")
+        world.add(Account(id=1, name="other"))
+        options = {"schema_translate_map": {None: "tenant"}}
+        target = Account.__table__ if core else Account
+        names = []
+        for change in (None, "new"):
+            with world.sessions() as session:
+                if change is not None:
+                    session.execute(sa.update(target).values(name=change), execution_options=options)
+                    session.commit()
+            for _ in range(2):
+                with world.sessions() as session:
+                    found = session.get(Account, 1, options=[wt.from_cache()], execution_options=options)
+                    names.append(found.name)
+        assert names == ["old", "old", "new", "new"]
+        world.agrees(Account, 1)
+    finally:
+        world.outside("DROP SCHEMA tenant CASCADE")

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.dml import writes_of
-from sa_writethrough.effects import Saved, Written
+from sa_writethrough.effects import Effect, Saved, Written
 from sa_writethrough.engines import driver_autocommits, driver_failed, driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.returning import Returning
@@ -158,7 +158,11 @@ class Writing:
         if unit is None or context is None:
             return sql, parameters
         unit.returning = None
-        for effect in writes_of(self._core.entities, context, sql):
+        effects = writes_of(self._core.entities, context, sql)
+        if len(effects) > 1:
+            # Two classes of one table share their keys: what the unit of work itself wrote is noted last, and stands.
+            effects = sorted(effects, key=_is_by_unit_of_work)
+        for effect in effects:
             if isinstance(effect, Written):
                 _refuse_autocommit(connection, effect)
                 touched = self._touch(connection, unit, effect, context.execution_options)
@@ -358,6 +362,10 @@ class Writing:
             unit.clear()
         elif unit is not None:
             unit.phase = Phase.ROLLING_BACK
+
+
+def _is_by_unit_of_work(effect: Effect) -> bool:
+    return isinstance(effect, Written) and effect.by_unit_of_work
 
 
 def _refuse_autocommit(connection: Connection, written: Written) -> None:

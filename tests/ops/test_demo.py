@@ -251,13 +251,15 @@ def test_the_ten_lines_work_as_printed() -> None:
     }
     exec(compile(lines, "application.py", "exec", dont_inherit=True), names)
     cache = names["cache"]
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT population FROM city")) == 8
-    assert cache.contains(names["City"], 42)
-    assert len(lines.splitlines()) == 10
-    cache.unregister()
-    Base.registry.dispose()
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT population FROM city")) == 8
+        assert cache.contains(names["City"], 42), cache.stats()
+        assert len(lines.splitlines()) == 10
+    finally:
+        cache.unregister()
+        Base.registry.dispose()
+        engine.dispose()
 
 
 # --- complaints ---

@@ -236,3 +236,40 @@ def test_a_schema_that_is_translated_for_one_statement(postgresql_world: World, 
         world.agrees(Account, 1)
     finally:
         world.outside("DROP SCHEMA tenant CASCADE")
+
+
+def test_two_classes_of_one_table(sqlite_copy: Callable[[str], str]) -> None:
+    """Both are cached and share their keys: what one of them writes is published, whichever was mapped first."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    table = sa.Table("pair", Base.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
+
+    class First(Base):
+        __table__ = table
+        __writethrough__ = True
+
+    class Second(Base):
+        __table__ = table
+        __writethrough__ = True
+
+    engine = open_engine(sqlite_copy("pair.db"))
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    cache = wt.register(sessions)
+    try:
+        for ident, cls in ((1, First), (2, Second)):
+            with sessions() as session:
+                session.add(cls(id=ident, name="a"))
+                session.commit()
+                session.get(cls, ident).name = "b"
+                session.commit()
+            with sessions() as session:
+                hits = cache.stats().hits
+                assert cache.get(session, cls, ident).name == "b"
+                assert cache.stats().hits == hits + 1
+    finally:
+        cache.unregister()
+        Base.registry.dispose()
+        engine.dispose()

@@ -244,7 +244,9 @@ def test_two_classes_of_one_table(sqlite_copy: Callable[[str], str]) -> None:
     class Base(DeclarativeBase):
         pass
 
-    table = sa.Table("pair", Base.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
+    table = sa.Table(
+        "shared_by_two", Base.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text)
+    )
 
     class First(Base):
         __table__ = table

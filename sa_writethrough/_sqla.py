@@ -31,6 +31,7 @@ __all__ = [
     "ends_transaction",
     "entity_metadata",
     "entity_result",
+    "executes_alone",
     "flushes_first",
     "has_prefixes",
     "has_returning",
@@ -110,6 +111,11 @@ def is_autocommit(connection: Connection) -> bool:
 def connect_isolation_level(dialect: Dialect) -> str | None:
     """Return `create_engine(isolation_level=...)`."""
     return dialect._on_connect_isolation_level
+
+
+def executes_alone(dialect: Dialect) -> bool:
+    """Tell whether nobody else listens for the statements of the dialect, to execute them in another way."""
+    return len(list(dialect.dispatch.do_execute)) == 1
 
 
 def commits_on_return(engine: Engine) -> bool:

@@ -88,6 +88,7 @@ class Core:
         if unit is None:
             unit = connection.info[self] = Unit()
         unit.session = weakref.ref(session)
+        unit.connection = weakref.ref(connection)
         work = self.work_of(session)
         if work is None:
             work = session.info[self] = SessionWork()

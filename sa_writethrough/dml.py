@@ -21,11 +21,19 @@ from sqlalchemy.dialects.sqlite import DATETIME as SQLITE_DATETIME
 from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.ddl import DDLElement
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, SavepointClause, TextClause
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    ReleaseSavepointClause,
+    RollbackToSavepointClause,
+    SavepointClause,
+    TextClause,
+)
 from sqlalchemy.sql.selectable import TextualSelect
 
 from sa_writethrough import _sqla
-from sa_writethrough.effects import NAMED_OPTION, TABLES_OPTION, Effect, Saved, Written, named
+from sa_writethrough.effects import NAMED_OPTION, TABLES_OPTION, Effect, Released, RolledBack, Saved, Written, named
 from sa_writethrough.entities import Entities, Family, mapper_of, table_name
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.sqltext import text_writes
@@ -58,6 +66,11 @@ class _Analysis:
 
 
 _NOTHING = _Analysis((), ())
+_SAVEPOINTS: tuple[tuple[type[Any], Callable[[str], Effect]], ...] = (
+    (SavepointClause, Saved),
+    (RollbackToSavepointClause, RolledBack),
+    (ReleaseSavepointClause, Released),
+)
 
 
 def writes_of(entities: Entities, context: Any, sql: str) -> Effects:
@@ -121,8 +134,9 @@ def _declared(entities: Entities, declared: Any) -> Iterator[Written]:
 
 def _analyse(entities: Entities, context: Any, compiled: Any, sql: str) -> _Analysis:
     statement = _statement(compiled)
-    if isinstance(statement, SavepointClause):
-        return _Analysis((Saved(statement.ident),), ())
+    for clause, effect in _SAVEPOINTS:
+        if isinstance(statement, clause):
+            return _Analysis((effect(statement.ident),), ())
     if isinstance(statement, TextClause | TextualSelect | DDLElement):
         return _Analysis(tuple(text_writes(entities, sql)), ())
     always = list(_in_ctes(entities, compiled))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from sa_writethrough.entities import Entities, Family, TableName
 
-__all__ = ["NAMED_OPTION", "TABLES_OPTION", "Effect", "Saved", "Undone", "Written", "named"]
+__all__ = ["NAMED_OPTION", "TABLES_OPTION", "Effect", "Released", "RolledBack", "Saved", "Undone", "Written", "named"]
 
 TABLES_OPTION = "writethrough_tables"
 """Execution option: the tables (names, Table objects or mapped classes) that a statement changes."""
@@ -42,12 +42,26 @@ class Undone:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The statement sets a savepoint. The event for it comes too early: SQLAlchemy has not named it yet."""
+    """The statement sets a savepoint."""
 
     name: str
 
 
-Effect: TypeAlias = Written | Undone | Saved
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The statement releases a savepoint."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The statement rolls back to a savepoint."""
+
+    name: str
+
+
+Effect: TypeAlias = Written | Undone | Saved | Released | RolledBack
 
 
 def named(entities: Entities, names: Iterable[TableName]) -> Iterator[Written]:

@@ -209,7 +209,7 @@ class Shapes:
             self._discriminator = len(expressions)
             expressions.append(base.polymorphic_on)
         self._types = [expression.type for expression in expressions]
-        self._processors: list[Callable[[Any], Any] | None] | None = None
+        self._processors: list[tuple[int, Callable[[Any], Any]]] | None = None
         self.returning = self._returnable([*selected, base.polymorphic_on])
         """What to put behind an UPDATE's RETURNING for `read_returned`; None where it cannot return a whole row."""
         if self._fenced:
@@ -254,17 +254,19 @@ class Shapes:
             return self._many, {_KEYS: [identity[0] for identity in identities]}
         return self._select.where(*among(self.family.base.primary_key, identities)), {}
 
-    def read_returned(self, context: Any, description: Sequence[Any], row: Sequence[Any]) -> Selection:
+    def read_returned(self, context: Any, cursor: Any, row: Sequence[Any]) -> Selection:
         """Tell the class of a row that a statement with `RETURNING <returning>` gave, as the driver gave it."""
         if self._processors is None:
+            # The cursor's description is made anew each time it is asked for; the columns' types do not change.
             self._processors = [
-                context.get_result_processor(type_, described[0], described[1])
-                for type_, described in zip(self._types, description, strict=True)
+                (place, process)
+                for place, (type_, described) in enumerate(zip(self._types, cursor.description, strict=True))
+                if (process := context.get_result_processor(type_, described[0], described[1])) is not None
             ]
-        raw = [
-            value if process is None else process(value) for process, value in zip(self._processors, row, strict=True)
-        ]
-        return self.read([*raw, False])
+        raw = [*row, False]
+        for place, process in self._processors:
+            raw[place] = process(raw[place])
+        return self.read(raw)
 
     def read(self, raw: Sequence[Any]) -> Selection:
         """Tell a selected row's class and cut out its columns."""

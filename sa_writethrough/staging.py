@@ -21,15 +21,18 @@ from sa_writethrough.unit import Phase, Touch, Unit
 __all__ = ["abandon", "announce", "announce_late", "publish", "retract"]
 
 
-def announce(core: Core, connection: Connection, unit: Unit) -> None:
+def announce(core: Core, connection: Connection | None, unit: Unit) -> None:
     """Announce everything that *unit* touched. All of its SQL is done and it holds its locks.
+
+    Without a *connection* that can still execute, what is not known is published as absent.
 
     The tombstones are on their way while rows are read back. Raises `CacheUnavailableError`, or what the database says
     to the reading back; then nothing is left announced and the caller rolls back.
     """
     announcement = core.cache.announce(_claims(unit))
     try:
-        _read_back(core, connection, unit)
+        if connection is not None:
+            _read_back(core, connection, unit)
     except BaseException:
         core.cache.retract(announcement.wait())
         raise

@@ -7,7 +7,7 @@ after a flush leaves nothing behind for its next commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -23,8 +23,8 @@ class Phase(Enum):
     """Its tombstones are set; COMMIT may be under way."""
     PREPARED = "prepared"
     """Announced, and in the database's hands until COMMIT PREPARED or ROLLBACK PREPARED."""
-    ROLLING_BACK = "rolling back"
-    """A prepared transaction's ROLLBACK is under way."""
+    ENDING = "ending"
+    """A two-phase transaction is being ended; the dialect may use COMMIT, ROLLBACK and SQL for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,13 @@ class _Frame:
 class Unit:
     """The rows and epochs that one transaction touched, by savepoint. Not thread-safe, as its connection is not."""
 
-    __slots__ = ("_frames", "_unseen", "phase", "returning", "session", "snapshot", "tokens", "wrote")
+    __slots__ = ("_frames", "_unseen", "connection", "phase", "session", "snapshot", "tokens", "wrote")
 
     def __init__(self) -> None:
-        self.session: Any = None
+        self.session: Callable[[], Any] | None = None
+        """A weak reference to the session that works on it."""
+        self.connection: Callable[[], Any] | None = None
+        """The same to the connection."""
         self.clear()
 
     @property
@@ -78,7 +81,11 @@ class Unit:
         self.tokens: dict[str, Any] = {}
         self.wrote = False
         self.snapshot = False
-        self.returning: Any = None
+
+    def connection_alive(self) -> Any:
+        """Return the connection, or None where there is none any more that could execute a statement."""
+        connection = None if self.connection is None else self.connection()
+        return None if connection is None or connection.closed or connection.invalidated else connection
 
     @property
     def is_empty(self) -> bool:
@@ -106,7 +113,8 @@ class Unit:
 
     def learn(self, key: str, touch: Touch, payload: bytes) -> None:
         """Note the stored value of a row, as of now, whose last touch was *touch*."""
-        self._frames[-1].rows[key] = replace(touch, payload=payload)
+        # By hand: `replace` takes ten times as long, and every commit comes by here.
+        self._frames[-1].rows[key] = Touch(touch.model, touch.epoch, touch.identity, touch.held, touch.gone, payload)
 
     def forget_values(self) -> None:
         """Trust no value and no lock any more: savepoints were changed behind our back."""

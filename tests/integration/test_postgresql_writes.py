@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 import sa_writethrough as wt
 from sa_writethrough import events
 from sa_writethrough.coherence import Announce
-from sa_writethrough.testing import Call, LoseReply
+from sa_writethrough.testing import LoseReply
 from tests.orm.conftest import _postgres_schema, postgresql_world  # noqa: F401 - fixtures
 from tests.orm.models import Account, Plain
-from tests.orm.worlds import ABSENT, World
+from tests.orm.worlds import ABSENT, World, just_before_commit
 
 
 @pytest.fixture
@@ -204,9 +204,8 @@ def test_readers_during_a_slow_commit_do_not_keep_the_old_row(slow_commit: World
 
     with world.sessions() as session:
         _change(session)
-        world.faults.script.append(Call(Announce, lambda: None))
-        event.listen(world.engine, "commit", lambda _connection: read() if not seen else None)
-        session.commit()
+        with just_before_commit(world.engine, lambda: seen or read()):
+            session.commit()
     assert seen == ["old"]
     world.reads_true(Account, 1)
     assert world.select(Account, 1)["name"] == "new"

@@ -16,7 +16,7 @@ import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Fill, Publish
 from sa_writethrough.testing import Call, LoseReply, LoseRequest
 from tests.orm.models import Account, Claim, Contract, Lenient, Plain, Silent
-from tests.orm.worlds import ABSENT, World
+from tests.orm.worlds import ABSENT, World, just_before_commit
 
 
 def test_an_inserted_row_is_cached_when_it_is_committed(world: World) -> None:
@@ -472,7 +472,7 @@ def test_the_loser_of_an_optimistic_lock_leaves_no_entry_of_its_own(world: World
     assert world.entry(Contract, 1)["name"] == "winner"
 
 
-def test_a_commit_listener_that_writes_after_our_announcement(world: World) -> None:
+def test_a_commit_listener_that_writes_is_announced_with_the_rest(world: World) -> None:
     """SQL of another listener of the connection's commit event changes a cached row: nothing stale is left."""
     world.add(Account(id=1, name="old"), Account(id=2, name="old"))
     world.warm(Account, 1, 2)
@@ -481,17 +481,19 @@ def test_a_commit_listener_that_writes_after_our_announcement(world: World) -> N
         if seen:  # the observer's own commit
             return
         connection.execute(sa.update(Account.__table__).where(Account.__table__.c.id == 2).values(name="late"))
-        seen.append(world.entry(Account, 2))  # the COMMIT is still to come
+        seen.append(connection)
 
     seen: list[Any] = []
+    entries: list[Any] = []
     with world.sessions() as session:
         session.get(Account, 1).name = "new"
-        event.listen(world.engine, "commit", late)  # after ours, which has been there since the first session began
+        event.listen(world.engine, "commit", late)
         try:
-            session.commit()
+            with just_before_commit(world.engine, lambda: entries.append(world.entry(Account, 2))):
+                session.commit()
         finally:
             event.remove(world.engine, "commit", late)
-    assert seen[0] == ABSENT
+    assert entries[0] == ABSENT
     assert world.select(Account, 2)["name"] == "late"
     world.agrees(Account, 1, 2)
     world.reads_true(Account, 1, 2)

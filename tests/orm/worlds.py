@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import sa_writethrough as wt
 from sa_writethrough.coherence import Change, Intent, Outcome, Reading
 from sa_writethrough.stores.base import Reply, Store
+from sa_writethrough.taps import tap, untap
 from sa_writethrough.testing import FaultyStore
 
 ABSENT = "absent"
@@ -206,3 +207,28 @@ def open_world(url: str, store: Store, **factory: Any) -> World:
 
 
 __all__ = ["ABSENT", "CountingStore", "Outcome", "World", "open_engine", "open_world"]
+
+
+class _JustBeforeCommit:
+    """A tap beneath the library's own."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self._action = action
+
+    def do_commit(self, do: Callable[..., None], dbapi_connection: Any) -> None:
+        self._action()
+        do(dbapi_connection)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda do, *arguments, **keywords: do(*arguments, **keywords)
+
+
+@contextlib.contextmanager
+def just_before_commit(engine: Any, action: Callable[[], Any]) -> Iterator[None]:
+    """Do *action* between the announcement and the driver's COMMIT."""
+    one = _JustBeforeCommit(action)
+    tap(engine.dialect, one)
+    try:
+        yield
+    finally:
+        untap(engine.dialect, one)

@@ -173,6 +173,15 @@ def test_commits_on_return(reset: Any, expected: bool, pool: Any) -> None:
     assert _sqla.commits_on_return(engine) is expected
 
 
+def test_executes_alone() -> None:
+    """`_sqla.executes_alone` sees whether a second listener may execute statements."""
+    engine = sa.create_engine("sqlite://")
+    sa.event.listen(engine, "do_execute", lambda *_: None)
+    assert _sqla.executes_alone(engine.dialect)
+    sa.event.listen(engine, "do_execute", lambda *_: False)
+    assert not _sqla.executes_alone(engine.dialect)
+
+
 # --- mappers --------------------------------------------------------------------------------------------------------
 
 

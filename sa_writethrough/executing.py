@@ -1,0 +1,154 @@
+"""Every statement, one step before the driver: what it writes is touched, and its row taken where it returns it.
+
+Everything passes there: the unit of work, bulk methods, Core, `text()`, DML in a CTE, statements that other listeners
+execute during a flush. The dialect's own events and not the connection's: those make SQLAlchemy dispatch ten of them
+for each statement of every connection of the engine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from sa_writethrough import _sqla
+from sa_writethrough.core import Core, SessionWork
+from sa_writethrough.dml import writes_of
+from sa_writethrough.effects import Effect, Released, RolledBack, Saved, Written
+from sa_writethrough.engines import driver_autocommits, driver_in_transaction
+from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.returning import Returning
+from sa_writethrough.staging import announce_late
+from sa_writethrough.unit import Phase, Touch, Unit
+
+__all__ = ["Executing"]
+
+
+class Executing:
+    """Listens to the statements of one registration's engines."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._returning = Returning(core)
+
+    # --- the dialect's events; true says that the statement has been executed ---
+
+    def do_execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool | None:
+        """Touch what one statement writes, and execute it here if that tells the row that it wrote."""
+        found = self._unit_of(context)
+        if found is None:
+            if sql.startswith("SAVEPOINT") and context is not None:
+                # A session that joins the transaction begins after it has set its savepoint.
+                _begin_before_savepoint(context.root_connection, cursor)
+            return None
+        connection, unit = found
+        touched = self._note(connection, unit, cursor, sql, context)
+        return touched is not None and self._returning.execute(unit, touched, cursor, sql, parameters, context)
+
+    def do_execute_no_params(self, cursor: Any, sql: str, context: Any) -> None:
+        """Touch what a statement without parameters writes."""
+        self.do_executemany(cursor, sql, None, context)
+
+    def do_executemany(self, cursor: Any, sql: str, _parameters: Any, context: Any) -> None:
+        """Touch what a statement with several sets of parameters writes."""
+        found = self._unit_of(context)
+        if found is not None:
+            self._note(*found, cursor, sql, context)
+
+    def _unit_of(self, context: Any) -> tuple[Connection, Unit] | None:
+        if context is None:
+            return None
+        connection: Connection = context.root_connection
+        unit = self._core.unit_of(connection)
+        return None if unit is None or unit.phase is Phase.ENDING else (connection, unit)
+
+    # --- its effects ---
+
+    def _note(
+        self, connection: Connection, unit: Unit, cursor: Any, sql: str, context: Any
+    ) -> tuple[str, Touch] | None:
+        """Note the statement's effects; return the row if it surely writes that one, under its lock, and no more."""
+        effects = writes_of(self._core.entities, context, sql)
+        if not effects:
+            return None
+        touched = None
+        if len(effects) > 1:
+            # Two classes of one table share their keys: what the unit of work itself wrote is noted last, and stands.
+            effects = sorted(effects, key=_is_by_unit_of_work)
+        for effect in effects:
+            if isinstance(effect, Written):
+                touched = self._touch(connection, unit, effect, context.execution_options)
+            elif isinstance(effect, Saved):
+                _begin_before_savepoint(connection, cursor)
+                unit.savepoint(effect.name)
+            elif isinstance(effect, Released):
+                unit.release(effect.name)
+            elif isinstance(effect, RolledBack):
+                self._roll_back_to(unit, effect.name)
+            else:
+                unit.forget_values()
+                unit.snapshot = unit.snapshot or effect.isolation
+        if unit.phase is not Phase.OPEN and unit.wrote:
+            announce_late(self._core, unit)
+            return None
+        return touched
+
+    def _touch(
+        self, connection: Connection, unit: Unit, written: Written, options: Mapping[str, Any]
+    ) -> tuple[str, Touch] | None:
+        """Note what a statement writes; return the row if it is one, and surely written under its lock."""
+        _refuse_autocommit(connection, written)
+        family = written.family
+        unit.wrote = True
+        unit.connection = weakref.ref(connection)
+        scope = self._core.scope(family, self._core.engines.learn(connection), options)
+        held = unit.phase is Phase.OPEN and written.by_unit_of_work and self._is_flushing(unit)
+        last = None
+        for identity in written.identities or ():
+            key = family.key(scope, identity)
+            if key is None:
+                unit.touch_epoch(scope.epoch, family)
+            else:
+                last = key, Touch(family, scope.epoch, identity, held, written.gone)
+                unit.touch(*last)
+        if written.identities is None:
+            unit.touch_epoch(scope.epoch, family)
+        if written.unseen and not held:  # what a flush inserts is touched after it
+            unit.insert_unseen(scope.epoch)
+        return last if held and written.identities is not None and len(written.identities) == 1 else None
+
+    def _roll_back_to(self, unit: Unit, name: str) -> None:
+        unit.rollback_to(name)
+        work = self._work_on(unit)
+        if work is not None:
+            work.flushing = False  # a flush that failed has no end of its own
+
+    def _is_flushing(self, unit: Unit) -> bool:
+        work = self._work_on(unit)
+        return work is not None and work.flushing
+
+    def _work_on(self, unit: Unit) -> SessionWork | None:
+        session = unit.session() if unit.session is not None else None
+        return None if session is None else self._core.work_of(session)
+
+
+def _begin_before_savepoint(connection: Connection, cursor: Any) -> None:
+    """Begin before the first savepoint: sqlite3 does not, and its RELEASE would be an unannounced COMMIT."""
+    if connection.dialect.name != "sqlite" or _sqla.is_autocommit(connection):
+        return
+    if driver_in_transaction(connection.connection.driver_connection) is False:
+        cursor.execute("BEGIN")
+
+
+def _is_by_unit_of_work(effect: Effect) -> bool:
+    return isinstance(effect, Written) and effect.by_unit_of_work
+
+
+def _refuse_autocommit(connection: Connection, written: Written) -> None:
+    if _sqla.is_autocommit(connection) or driver_autocommits(connection.connection.driver_connection):
+        raise ConfigurationError(
+            f"{written.family.base.class_.__name__} is cached, and the connection is in AUTOCOMMIT: each statement is "
+            "final before the cache can be told. Write cached models in a transaction; reading them is allowed."
+        )

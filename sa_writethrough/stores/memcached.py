@@ -164,6 +164,8 @@ class MemcachedStore:
         if not isinstance(first, Announce) or len(changes) > _FEW:
             return None
         node, epoch = self._owner(first.key), first.epoch
+        if len(changes) == 1:
+            return node, [first]
         announced = [
             change
             for change in changes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from sa_writethrough import events
 from sa_writethrough.coherence import (
@@ -66,9 +66,12 @@ class Stats:
         return self.hits + self.misses + self.busy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
-    """What a writer is about to announce: a row's key with its epoch, or with None an epoch."""
+    """What a writer is about to announce: a row's key with its epoch, or with None an epoch.
+
+    Not frozen: every commit makes some, and frozen costs as much again.
+    """
 
     key: str
     epoch: str | None
@@ -76,24 +79,10 @@ class Claim:
     on_outage: OnOutage
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A committed row for one's own tombstone; payload None where it is not known."""
-
-    key: str
-    token: Token
-    payload: bytes | None
-    ttl: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Filling:
-    """A row that was read under one's own lease."""
-
-    key: str
-    token: Token
-    payload: bytes
-    ttl: float | None
+Publication: TypeAlias = Publish
+"""A committed row for one's own tombstone; payload None where it is not known. It goes to the store as it is."""
+Filling: TypeAlias = Fill
+"""A row that was read under one's own lease."""
 
 
 @dataclass(slots=True)
@@ -126,17 +115,14 @@ class EntryCache:
     def read(self, keys: Sequence[str], epoch: str, intent: Intent) -> Sequence[Reading]:
         """Read *keys*, all of one epoch. Never raises for a store's fault."""
         readings = self.store.read(keys, epoch, intent)
-        stats = self.stats
-        for reading in readings:
-            kind = type(reading)
-            if kind is Hit:
-                stats.hits += 1
-            elif kind is Leased:
-                stats.misses += 1
-            else:
-                stats.busy += 1
-                if kind is Failed:
-                    stats.failures += 1
+        stats, kinds = self.stats, [*map(type, readings)]
+        hits = kinds.count(Hit)
+        stats.hits += hits
+        if hits < len(kinds):
+            leased = kinds.count(Leased)
+            stats.misses += leased
+            stats.busy += len(kinds) - hits - leased
+            stats.failures += kinds.count(Failed)
         if self.subscribers:
             self._tell_of_reads(keys, readings)
         return readings
@@ -145,8 +131,7 @@ class EntryCache:
         """Send rows that were read under leases, and give back the leases that cannot be used. Never raises."""
         self.stats.fills += len(fillings)
         self.stats.fills_refused += len(refused)
-        changes: list[Change] = [Fill(f.key, f.token, f.payload, f.ttl) for f in fillings]
-        changes += [Retract(key, token) for key, token in refused]
+        changes: list[Change] = [*fillings, *[Retract(key, token) for key, token in refused]]
         if changes:
             self._post(changes)
             self._tell(events.Filled, [f.key for f in fillings])
@@ -191,9 +176,9 @@ class EntryCache:
     def publish(self, publications: Sequence[Publication], epochs: Mapping[str, Token]) -> None:
         """Replace own tombstones after COMMIT, and open new epochs, without waiting. Never raises."""
         self.stats.published += len(publications) + len(epochs)
-        changes: list[Change] = [Publish(p.key, p.token, p.payload, p.ttl) for p in publications]
-        self._post(changes + [Retract(key, token) for key, token in epochs.items()])
-        self._tell(events.Published, [*(p.key for p in publications), *epochs])
+        self._post([*publications, *[Retract(key, token) for key, token in epochs.items()]])
+        if self.subscribers:
+            self._tell(events.Published, [*(p.key for p in publications), *epochs])
 
     def retract(self, tokens: dict[str, Token]) -> None:
         """Take own tombstones back, without waiting. The database acknowledged the ROLLBACK. Never raises."""

@@ -165,8 +165,10 @@ class Server(ABC):
         self.start()
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open, nothing answers."""
+        """Freeze the process (SIGSTOP): connections stay open, nothing answers from the return of this call on."""
         os.kill(self.pid, signal.SIGSTOP)
+        # The signal is sent, not yet obeyed: a thread on another core could still answer.
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused process go on (SIGCONT)."""

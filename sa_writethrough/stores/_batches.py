@@ -32,7 +32,7 @@ from sa_writethrough.stores._connection import Connection, Plan, Run
 from sa_writethrough.stores._nodes import Node
 from sa_writethrough.stores._plans import ItemToken, MakeToken
 
-__all__ = ["Barrier", "Batch", "Part", "parts_of", "results", "start", "token_maker", "waves_of"]
+__all__ = ["Barrier", "Batch", "Part", "Refused", "parts_of", "results", "start", "token_maker", "waves_of"]
 
 T = TypeVar("T")
 
@@ -119,14 +119,12 @@ def _parts_of_one(  # noqa: PLR0911 - one return per kind of change
             return [Part((place,), owner(key), partial(_evict, key))]
         case Put(key):
             return [Part((place,), owner(key), partial(_put, change, max_bytes))]
-        case Publish(token=ItemToken() as own):
-            return [Part((place,), own.node, partial(_publish, change, own, max_bytes), own.connection)]
-        case Fill(token=ItemToken() as own):
-            return [Part((place,), own.node, partial(_fill, change, own, max_bytes), own.connection)]
-        case Retract(token=ItemToken() as own):
-            return [Part((place,), own.node, partial(_retract, change, own), own.connection)]
+        case Publish(token=ItemToken() as own) | Fill(token=ItemToken() as own) | Retract(token=ItemToken() as own):
+            return [Part((place,), own.node, partial(_settle, change, own, max_bytes), own.connection)]
         case Retract(token=EpochToken() as token):
-            return [Part((place,), own.node, partial(_retract, change, own), own.connection) for own in token.own]
+            return [
+                Part((place,), own.node, partial(_settle, change, own, max_bytes), own.connection) for own in token.own
+            ]
         case _:
             # A token that no memcached store made: nobody need be asked.
             return []
@@ -181,6 +179,17 @@ class Batch:
         return [_together(change, answers) for change, answers in zip(self._changes, self._answers, strict=True)]
 
 
+class Refused:
+    """The reply to what could not even be sent."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes = outcomes
+
+    def wait(self) -> Sequence[Outcome]:
+        """Return at once."""
+        return self._outcomes
+
+
 class Barrier:
     """The reply to an empty batch: everything that was posted before is done."""
 
@@ -220,28 +229,19 @@ def _together(change: Change, answers: Sequence[Outcome]) -> Outcome:
 
 
 def _announce(node: Node, changes: Sequence[Announce], on: Connection) -> Plan[Outcome]:
-    return plans.announce(changes, on.fresh, token_maker(node, on))
+    return plans.announce(changes, on.fresh, token_maker(node, on), node.remember)
 
 
 def _announce_epoch(node: Node, change: AnnounceEpoch, on: Connection) -> Plan[Outcome]:
     return plans.announce_epoch(change, on.fresh, token_maker(node, on))
 
 
-def _publish(change: Publish, own: ItemToken, max_bytes: int, on: Connection) -> Plan[Outcome]:
-    return plans.publish(change, own, on.fresh, max_bytes)
-
-
-def _fill(change: Fill, own: ItemToken, max_bytes: int, on: Connection) -> Plan[Outcome]:
-    return plans.fill(change, own, on.fresh, max_bytes)
+def _settle(change: Publish | Fill | Retract, own: ItemToken, max_bytes: int, on: Connection) -> Plan[Outcome]:
+    return plans.settle(change, own, on.fresh, max_bytes)
 
 
 def _put(change: Put, max_bytes: int, on: Connection) -> Plan[Outcome]:
     return plans.put(change, on.fresh, max_bytes)
-
-
-def _retract(change: Retract, own: ItemToken, on: Connection) -> Plan[Outcome]:
-    del on
-    return plans.retract(change, own)
 
 
 def _evict(key: str, on: Connection) -> Plan[Outcome]:

@@ -11,12 +11,14 @@ there, and the user sends it on release.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from sa_writethrough.coherence import Hit
 from sa_writethrough.exceptions import CacheUnavailableError, ConfigurationError
 from sa_writethrough.stores._meta import MalformedReplyError, Reply, ReplyReader
 
@@ -24,7 +26,7 @@ __all__ = ["RECEIVE_BYTES", "Connection", "Plan", "Run"]
 
 T = TypeVar("T")
 
-Plan: TypeAlias = Generator[Sequence[bytes], Sequence[Reply], Sequence[T]]
+Plan: TypeAlias = Generator[Sequence[bytes], Sequence[Any], Sequence[T]]
 """Yields commands, at least one, is sent one reply for each, and returns its results."""
 
 WINDOW_PARTS = 128
@@ -36,23 +38,29 @@ PART_BYTES = WINDOW_BYTES // 2
 RECEIVE_BYTES = 8 * 1024
 """For the few replies of a hot path; a buffer that need not grow."""
 _RECEIVE_MANY_BYTES = 64 * 1024
-# As a plain number: to combine an enumeration's flags takes longer than to peek. Windows has no such flag, nor need of
-# it: there the socket has a time limit of its own.
-_PEEK = int(socket.MSG_PEEK) | int(getattr(socket, "MSG_DONTWAIT", 0))
+# What a socket tells whose peer has closed it or may have something to say. A plain number; Windows has no `poll`, nor
+# need of it: there the socket has a time limit of its own, as with TLS.
+_READABLE = int(getattr(select, "POLLIN", 0))
+_WATCHED = _READABLE | int(getattr(select, "POLLRDHUP", 0))
 
 
 class Run(Generic[T]):
-    """A plan under way. `done` once it has *results* or an *error*; the lock of its connection guards the rest."""
+    """A plan under way. `done` once it has *results* or an *error*; the lock of its connection guards the rest.
 
-    __slots__ = ("_plan", "_replies", "commands", "connection", "error", "results")
+    *commands* are what to send, and *count* how many replies they get. A subclass may understand the usual replies by
+    itself (`skim`, `read`), faster than a plan would.
+    """
+
+    __slots__ = ("_plan", "_replies", "commands", "connection", "count", "error", "results")
 
     def __init__(self, plan: Plan[T], connection: Connection) -> None:
         self.connection: Connection | None = connection
         self.results: Sequence[T] | None = None
         self.error: Exception | None = None
         self.commands: Sequence[bytes] = next(plan)
-        self._plan = plan
-        self._replies: list[Reply] = []
+        self.count = len(self.commands)
+        self._plan: Plan[T] | None = plan
+        self._replies: list[Reply | Hit] = []
 
     @classmethod
     def failed(cls, error: Exception) -> Run[T]:
@@ -61,19 +69,47 @@ class Run(Generic[T]):
         run.connection, run.results, run.error = None, None, error
         return run
 
+    def parts(self) -> list[tuple[bytes, int]]:
+        """Return the commands in parts that fit into the window, each with the number of its replies."""
+        whole = b"".join(self.commands)
+        if len(whole) <= PART_BYTES:
+            return [(whole, self.count)]
+        parts: list[tuple[bytes, int]] = []
+        part: list[bytes] = []
+        size = 0
+        for command in self.commands:
+            if part and size + len(command) > PART_BYTES:
+                parts.append((b"".join(part), len(part)))
+                part, size = [], 0
+            part.append(command)
+            size += len(command)
+        return [*parts, (b"".join(part), len(part))]
+
+    def skim(self, answer: bytes) -> bool:
+        """Whether *answer* is all that the run was waiting for. Then it is done."""
+        del answer
+        return False
+
+    def read(self, reader: ReplyReader, most: int) -> Sequence[Reply | Hit]:
+        """Return the replies that are there, but not more than *most*."""
+        return reader.replies(most)
+
     @property
     def done(self) -> bool:
         """Whether nothing more will be sent or read for it."""
         return self.results is not None or self.error is not None
 
-    def take(self, some: Sequence[Reply]) -> bool:
+    def take(self, some: Sequence[Reply | Hit]) -> bool:
         """Take the next replies. Return whether the plan has `commands` to be sent now."""
         self._replies += some
-        if len(self._replies) < len(self.commands):
+        if len(self._replies) < self.count:
             return False
         replies, self._replies = self._replies, []
+        if self._plan is None:
+            self._plan = self._begun()
         try:
             self.commands = self._plan.send(replies)
+            self.count = len(self.commands)
         except StopIteration as stop:
             self.results = stop.value
             return False
@@ -84,8 +120,13 @@ class Run(Generic[T]):
 
     def fail(self, error: Exception) -> None:
         """Give up: *error* is what the waiting thread gets."""
-        self._plan.close()
+        if self._plan is not None:
+            self._plan.close()
         self.error = error
+
+    def _begun(self) -> Plan[T]:
+        """Return the plan of a run that was begun without one, its first commands taken."""
+        raise NotImplementedError
 
 
 class Connection:
@@ -101,6 +142,7 @@ class Connection:
         "_error",
         "_fault",
         "_new_cas",
+        "_poll",
         "_queue",
         "_reader",
         "_sent",
@@ -134,6 +176,11 @@ class Connection:
         self._error: Exception | None = None
         self._reader = ReplyReader()
         self._fault = fault
+        self._poll: Callable[[int], Sequence[tuple[int, int]]] | None = None
+        if sock.gettimeout() is None:
+            poll = select.poll()
+            poll.register(sock, _WATCHED)
+            self._poll = poll.poll
 
     @property
     def binds_tokens(self) -> bool:
@@ -156,17 +203,21 @@ class Connection:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the server has closed it, as far as can be told without waiting."""
-        if self.owes or self.sock.gettimeout() is not None:
+        """Whether the server has closed it, as far as can be told without waiting. Takes the replies that are there.
+
+        A poll: in the usual case, where there is nothing, it costs half of what it costs to be refused a byte.
+        """
+        if self._poll is None:
             return False
-        try:
-            # Nothing is owed: whatever can be read is the end of the stream, or a server that speaks out of turn.
-            self.sock.recv(1, _PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
+        while events := self._poll(0):
+            if events[0][1] != _READABLE or not self._sent:
+                # Closed; what was said before is still for those who wait for it. Or a server that speaks out of turn.
+                self.drain()
+                return True
+            self._guarded(self._receive)
+            if not self.alive:
+                return True
+        return False
 
     def exchange(self, commands: bytes) -> bytes:
         """Send *commands* and return what is there first: usually, and where nothing was owed, the whole answer.
@@ -185,24 +236,24 @@ class Connection:
 
     def enqueue(self, run: Run[Any]) -> None:
         """Line up the commands of *run*; `flush` sends them."""
-        whole = b"".join(run.commands)
-        if len(whole) <= PART_BYTES:
-            self._queue.append((run, whole, len(run.commands)))
+        for part, count in run.parts():
+            self._queue.append((run, part, count))
+
+    def begin(self, run: Run[Any], commands: bytes) -> None:
+        """Send *run*, whose first *commands* are not more than one part: at once, if there is room in the window."""
+        sent = self._sent
+        if self._queue or self.outbox or (sent and not self._has_room(len(commands))):
+            self.enqueue(run)
+            self.flush()
             return
-        part: list[bytes] = []
-        size = 0
-        for command in run.commands:
-            if part and size + len(command) > PART_BYTES:
-                self._queue.append((run, b"".join(part), len(part)))
-                part, size = [], 0
-            part.append(command)
-            size += len(command)
-        self._queue.append((run, b"".join(part), len(part)))
+        sent.append((run, run.count, len(commands)))
+        self._bytes += len(commands)
+        self._guarded(self.sock.sendall, commands)
 
     def adopt(self, run: Run[Any], answer: bytes) -> None:
         """Go on with *run*, whose commands the caller sent itself and of whose replies it received *answer*."""
-        self._sent.append((run, len(run.commands), 0))
-        self._guarded(lambda: self._accept(answer))
+        self._sent.append((run, run.count, 0))
+        self._guarded(self._accept, answer)
 
     def flush(self) -> None:
         """Send what fits into the window, without waiting."""
@@ -210,15 +261,15 @@ class Connection:
 
     def push(self) -> None:
         """Send everything; read only as far as the window makes it necessary."""
-        self._guarded(lambda: self._pump(lambda: not self._queue))
+        self._guarded(self._push)
 
     def finish(self, run: Run[Any]) -> None:
         """Send and read until *run* is done."""
-        self._guarded(lambda: self._pump(lambda: run.done))
+        self._guarded(self._finish, run)
 
     def drain(self) -> None:
         """Send and read until nothing is owed."""
-        self._guarded(lambda: self._pump(lambda: False))
+        self._guarded(self._drain)
 
     def fail(self, error: Exception) -> None:
         """Close the socket; every run on this connection gets *error*."""
@@ -257,26 +308,29 @@ class Connection:
 
     # --- with it -----------------------------------------------------------------------------------------------------
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do *action*; a connection on which it fails is closed, for what it would say next belongs to nobody."""
         if self._error is not None:
             self.fail(self._error)
             return
         try:
-            action()
+            action(*arguments)
         except (OSError, MalformedReplyError) as error:
             self.fail(self._fault(self, error))
         except BaseException as error:
             self.fail(self._fault(self, ConnectionAbortedError(f"interrupted by {type(error).__name__}")))
             raise
 
+    def _has_room(self, size: int) -> bool:
+        return len(self._sent) < WINDOW_PARTS and self._bytes + size <= WINDOW_BYTES
+
     def _flush(self) -> None:
         while self.outbox:
             self.enqueue(self.outbox.popleft())
         batch: list[bytes] = []
-        while self._queue and len(self._sent) < WINDOW_PARTS:
+        while self._queue:
             run, part, count = self._queue[0]
-            if self._sent and self._bytes + len(part) > WINDOW_BYTES:
+            if self._sent and not self._has_room(len(part)):
                 break
             self._queue.popleft()
             self._sent.append((run, count, len(part)))
@@ -285,27 +339,47 @@ class Connection:
         if batch:
             self.sock.sendall(b"".join(batch))
 
-    def _pump(self, enough: Callable[[], bool]) -> None:
-        while True:
-            if self._queue or self.outbox:
-                self._flush()
-            if enough() or not self._sent:
-                return
-            received = self.sock.recv(max(_RECEIVE_MANY_BYTES, self._reader.wanted_bytes))
-            if not received:
-                raise ConnectionResetError("the server closed the connection")
-            self._accept(received)
+    def _push(self) -> None:
+        self._flush()
+        while self._queue:
+            self._receive()
+            self._flush()
+
+    def _finish(self, run: Run[Any]) -> None:
+        if self._queue or self.outbox:
+            self._flush()
+        while not run.done and self._sent:
+            self._receive()
+            self._flush()
+
+    def _drain(self) -> None:
+        self._flush()
+        while self._sent:
+            self._receive()
+            self._flush()
+
+    def _receive(self) -> None:
+        usual = RECEIVE_BYTES if self._bytes < RECEIVE_BYTES else _RECEIVE_MANY_BYTES
+        received = self.sock.recv(max(usual, self._reader.wanted_bytes))
+        if not received:
+            raise ConnectionResetError("the server closed the connection")
+        self._accept(received)
 
     def _accept(self, received: bytes) -> None:
+        sent = self._sent
+        if len(sent) == 1 and not self._taken and self._reader.is_empty and sent[0][0].skim(received):
+            sent.clear()
+            self._bytes = 0
+            return
         self._reader.feed(received)
-        while self._sent:
-            run, count, size = self._sent[0]
-            replies = self._reader.replies(count - self._taken)
+        while sent:
+            run, count, size = sent[0]
+            replies = run.read(self._reader, count - self._taken)
             self._taken += len(replies)
             more = run.take(replies)
             if self._taken < count:
                 return
-            self._sent.popleft()
+            sent.popleft()
             self._taken = 0
             self._bytes -= size
             if more:

@@ -40,15 +40,17 @@ __all__ = [
     "Fresh",
     "ItemToken",
     "MakeToken",
+    "abreast",
     "announce",
+    "announce_commands",
     "announce_epoch",
     "evict",
-    "fill",
-    "publish",
+    "open_stamp",
     "put",
     "read",
     "read_commands",
-    "retract",
+    "settle",
+    "settling",
 ]
 
 NO_STAMP = b""
@@ -82,12 +84,12 @@ MakeToken: TypeAlias = Callable[[int, "bytes | None"], ItemToken]
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_commands(keys: Sequence[str], epoch: str | None, intent: Intent, lease_ttl: int, fresh: Fresh) -> list[bytes]:
+def read_commands(keys: Sequence[str], epoch: str | None, intent: Intent, lease_ttl: int, fresh: Fresh) -> bytes:
     """Return the epoch's command, if there is one, and one for each of *keys*."""
     # One id does for all: ids are compared per key.
     cas = fresh()
-    commands = [] if epoch is None else [meta.touch_epoch(epoch, cas)]
-    return commands + (meta.gets(keys, lease_ttl, cas) if intent is Intent.FILL else meta.looks(keys))
+    asking = meta.gets(keys, lease_ttl, cas) if intent is Intent.FILL else meta.looks(keys)
+    return asking if epoch is None else meta.touch_epoch(epoch, cas) + asking
 
 
 def read(
@@ -95,18 +97,20 @@ def read(
     epoch: str | None,
     intent: Intent,
     *,
-    commands: Sequence[bytes],
     token: MakeToken,
     remember: Callable[[str, int], None],
 ) -> Plan[Reading]:
-    """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later."""
-    replies = yield commands
+    """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later.
+
+    Its first commands are `read_commands`, which the caller sends. Of the replies to the keys some may be hits already.
+    """
+    replies = yield ()
     if epoch is None:
         return _readings(replies, NO_STAMP, Kind.BYTES, intent, token)
     head, rest = replies[0], replies[1:]
     if head.error:
         return [_failed(head, f"epoch {epoch!r}")] * len(rest)
-    stamp = _open_stamp(head)
+    stamp = open_stamp(head)
     if stamp is None:
         # The leases that came with the looking would keep the others from filling long after the epoch is open again.
         needless = [meta.delete(key, reply.cas) for key, reply in zip(keys, rest, strict=True) if reply.won]
@@ -117,11 +121,15 @@ def read(
     return _readings(rest, stamp, Kind.ROW, intent, token)
 
 
-def _readings(replies: Sequence[Reply], stamp: bytes, kind: Kind, intent: Intent, token: MakeToken) -> list[Reading]:
+def _readings(
+    replies: Sequence[Reply | Hit], stamp: bytes, kind: Kind, intent: Intent, token: MakeToken
+) -> list[Reading]:
     # The usual case is decided here, without a call; and an enumeration is slower to compare than a number.
     usual, size = int(kind), len(stamp)
     return [
-        Hit(reply.value[size:])
+        reply
+        if isinstance(reply, Hit)
+        else Hit(reply.value[size:])
         if reply.kind == usual and reply.value.startswith(stamp)
         else _reading(reply, intent, token, stamp)
         for reply in replies
@@ -139,7 +147,8 @@ def _reading(reply: Reply, intent: Intent, token: MakeToken, stamp: bytes) -> Re
     return Leased(token(_checked(reply), stamp)) if intent is Intent.FILL else MISSING
 
 
-def _open_stamp(epoch: Reply) -> bytes | None:
+def open_stamp(epoch: Reply) -> bytes | None:
+    """Return the stamp in the epoch's reply; None if the epoch is announced."""
     return None if epoch.kind == Kind.TOMBSTONE else meta.stamp_of(_checked(epoch))
 
 
@@ -154,17 +163,26 @@ def _checked(reply: Reply) -> int:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def announce(changes: Sequence[Announce], fresh: Fresh, token: MakeToken) -> Plan[Outcome]:
-    """Make the keys of *changes*, all of one epoch, unreadable."""
-    epoch, cas = changes[0].epoch, fresh()
-    replies = yield [
-        meta.touch_epoch(epoch, cas),
-        *(meta.store(change.key, b"", Kind.TOMBSTONE, change.ttl, fresh=cas) for change in changes),
+def announce_commands(changes: Sequence[Announce], fresh: Fresh) -> list[bytes]:
+    """Return the epoch's command and one for each of *changes*, all of that epoch."""
+    cas = fresh()
+    return [
+        meta.touch_epoch(changes[0].epoch, cas),
+        *[meta.tombstone(change.key, change.ttl, cas) for change in changes],
     ]
-    head, rest = replies[0], replies[1:]
+
+
+def announce(
+    changes: Sequence[Announce], fresh: Fresh, token: MakeToken, remember: Callable[[str, int], None]
+) -> Plan[Outcome]:
+    """Make the keys of *changes*, all of one epoch, unreadable."""
+    replies = yield announce_commands(changes, fresh)
+    epoch, head, rest = changes[0].epoch, replies[0], replies[1:]
     if head.error:
         return [_failed(head, f"epoch {epoch!r}")] * len(rest)
-    stamp = _open_stamp(head)
+    stamp = open_stamp(head)
+    if stamp is not None:
+        remember(epoch, head.cas)
     return [
         token(_checked(reply), stamp) if reply.code == b"HD" else _failed(reply, f"announcement of {change.key!r}")
         for change, reply in zip(changes, rest, strict=True)
@@ -173,19 +191,43 @@ def announce(changes: Sequence[Announce], fresh: Fresh, token: MakeToken) -> Pla
 
 def announce_epoch(change: AnnounceEpoch, fresh: Fresh, token: MakeToken) -> Plan[Outcome]:
     """Make every entry of an epoch on this node unreadable."""
-    (reply,) = yield [meta.store(change.key, b"", Kind.TOMBSTONE, change.ttl, fresh=fresh())]
+    (reply,) = yield [meta.tombstone(change.key, change.ttl, fresh())]
     if reply.code != b"HD":
         return [_failed(reply, f"announcement of epoch {change.key!r}")]
     return [token(_checked(reply), None)]
 
 
-def publish(change: Publish, own: ItemToken, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
-    """Replace the own tombstone; if something else is there, that is a later writer's tombstone or must go."""
-    row = None if own.stamp is None else _row(own.stamp, change.payload, max_bytes)
-    if row is not None:
-        (reply,) = yield [meta.store(change.key, row, Kind.ROW, change.ttl, own=own.cas, fresh=fresh())]
-    if row is None or reply.error:
-        # Not known, not readable, too large, or no memory left for it: at least it need not stay a tombstone.
+def settling(change: Publish | Fill | Retract, own: ItemToken, fresh: Fresh, max_bytes: int) -> bytes:
+    """Return the first command of what replaces or drops one's own tombstone or lease. The usual answer is `HD`."""
+    if isinstance(change, Publish):
+        row = None if own.stamp is None else _row(own.stamp, change.payload, max_bytes)
+        kind = Kind.ROW
+    elif isinstance(change, Fill):
+        row = _row(own.stamp or NO_STAMP, change.payload, max_bytes)
+        kind = Kind.ROW if own.stamp else Kind.BYTES
+    else:
+        return meta.delete(change.key, own.cas)
+    if row is None:
+        # Not known, not readable, or too large: at least it need not stay a tombstone or a lease.
+        return meta.delete(change.key, own.cas)
+    return meta.store(change.key, row, kind, change.ttl, own=own.cas, fresh=fresh())
+
+
+def settle(change: Publish | Fill | Retract, own: ItemToken, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
+    """Publish, fill or retract."""
+    command = settling(change, own, fresh, max_bytes)
+    (reply,) = yield [command]
+    if isinstance(change, Publish):
+        return (yield from _published(change, own, reply))
+    if isinstance(change, Fill):
+        return [_settled(reply, f"fill of {change.key!r}") if command.startswith(b"ms") else Settled.REFUSED]
+    return [_settled(reply, f"retraction of {change.key!r}")]
+
+
+def _published(change: Publish, own: ItemToken, reply: Reply) -> Plan[Outcome]:
+    """Where something else was than the own tombstone, that is a later writer's tombstone or must go."""
+    if reply.error:
+        # No memory left for it, or too large for the server: drop the tombstone instead.
         (reply,) = yield [meta.delete(change.key, own.cas)]
     if reply.code != b"EX":
         return [_settled(reply, f"publication of {change.key!r}")]
@@ -193,27 +235,26 @@ def publish(change: Publish, own: ItemToken, fresh: Fresh, max_bytes: int) -> Pl
     return [Settled.HEALED if outcome is Settled.APPLIED else outcome]
 
 
-def fill(change: Fill, own: ItemToken, fresh: Fresh, max_bytes: int) -> Plan[Outcome]:
-    """Replace the own lease; of a row that is too large take it back."""
-    row = _row(own.stamp or NO_STAMP, change.payload, max_bytes)
-    if row is None:
-        yield [meta.delete(change.key, own.cas)]
-        return [Settled.REFUSED]
-    kind = Kind.ROW if own.stamp else Kind.BYTES
-    (reply,) = yield [meta.store(change.key, row, kind, change.ttl, own=own.cas, fresh=fresh())]
-    return [_settled(reply, f"fill of {change.key!r}")]
-
-
-def retract(change: Retract, own: ItemToken) -> Plan[Outcome]:
-    """Drop the own tombstone."""
-    (reply,) = yield [meta.delete(change.key, own.cas)]
-    return [_settled(reply, f"retraction of {change.key!r}")]
+def abreast(plans: Sequence[Plan[Outcome]]) -> Plan[Outcome]:
+    """Hold the conversations of *plans*, each of which has one result, side by side."""
+    results: dict[Plan[Outcome], Outcome] = {}
+    under_way = [(plan, next(plan)) for plan in plans]
+    while under_way:
+        replies = iter((yield [command for _, commands in under_way for command in commands]))
+        further = []
+        for plan, commands in under_way:
+            try:
+                further.append((plan, plan.send([next(replies) for _ in commands])))
+            except StopIteration as stop:  # noqa: PERF203 - that is how a plan ends
+                (results[plan],) = stop.value
+        under_way = further
+    return [results[plan] for plan in plans]
 
 
 def evict(key: str) -> Plan[Outcome]:
     """Drop what is there unless it is a tombstone. memcached has no such command: look, then drop what was seen."""
     for _ in range(_MOST_RACES):
-        (seen,) = yield meta.looks([key])
+        (seen,) = yield [meta.looks([key])]
         if seen.error:
             return [_failed(seen, f"eviction of {key!r}")]
         if seen.code == b"EN" or seen.kind == Kind.TOMBSTONE:

@@ -9,23 +9,28 @@ closes every connection, so what a token allows is done over the connection that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sa_writethrough.coherence import Change, Failed, Hit, Intent, Reading
+from sa_writethrough.coherence import Announce, Change, Failed, Fill, Hit, Intent, Publish, Reading, Retract
 from sa_writethrough.exceptions import CacheUnavailableError, ConfigurationError
 from sa_writethrough.stores import _meta as meta
 from sa_writethrough.stores import _plans as plans
-from sa_writethrough.stores._batches import Barrier, Batch, parts_of, results, start, token_maker, waves_of
+from sa_writethrough.stores._batches import Barrier, Batch, Refused, parts_of, results, start, waves_of
 from sa_writethrough.stores._connecting import Address
-from sa_writethrough.stores._connection import Connection, Plan, Run
+from sa_writethrough.stores._connection import PART_BYTES, Connection, Run
+from sa_writethrough.stores._direct import Announcing, ReadingMany, Settlement, Settling
 from sa_writethrough.stores._nodes import Node, NodeOptions, Ring
-from sa_writethrough.stores.base import Reply
+from sa_writethrough.stores._plans import ItemToken
+from sa_writethrough.stores.base import Reply as StoreReply
 
 __all__ = ["MAX_ITEM_BYTES", "MemcachedStore"]
 
 MAX_ITEM_BYTES = 1024 * 1024 - 1024
 """What fits under memcached's default limit (`-I 1m`) with the item's header and key."""
+_FEW = 64
+"""As many changes as are sent and understood as a whole."""
 _EPOCH_UNKNOWN = (b"\r\n", b"")
 """No answer begins like this."""
 
@@ -82,8 +87,17 @@ class MemcachedStore:
         return [readings[place] for place in range(len(keys))]
 
     def _start_read(self, node: Node, keys: Sequence[str], epoch: str | None, intent: Intent) -> Run[Reading]:
-        (run,) = node.start([partial(self._read_plan, node, keys, epoch, intent)])
-        return run
+        try:
+            connection = node.take_checked()
+        except CacheUnavailableError as error:
+            return Run.failed(error)
+        try:
+            run = self._reading(node, connection, keys, epoch, intent)
+            connection.enqueue(run)
+            connection.flush()
+            return run
+        finally:
+            node.give(connection)
 
     def _read_one(self, key: str, epoch: str, intent: Intent) -> Reading:
         """The hot path: no run and no plan, unless the answer is anything but the usual one."""
@@ -93,15 +107,16 @@ class MemcachedStore:
         except CacheUnavailableError as error:
             return Failed(error)
         try:
-            commands = self._commands((key,), epoch, intent, connection)
+            commands = plans.read_commands((key,), epoch, intent, self._lease_ttl, connection.fresh)
             answer = b""
-            if not (owes := connection.owes):
-                answer = connection.exchange(b"".join(commands))
+            # Whoever committed before has left an answer, as a rule, which is there.
+            if not (owes := connection.owes and (connection.is_stale or connection.owes)):
+                answer = connection.exchange(commands)
                 line, stamp = node.epochs.get(epoch, _EPOCH_UNKNOWN)
                 row = meta.hit(answer, line, stamp)
                 if row is not None:
                     return Hit(row)
-            run = Run(self._read_plan(node, (key,), epoch, intent, connection, commands), connection)
+            run = ReadingMany(node, connection, (key,), epoch, intent, commands)
             if owes:
                 connection.enqueue(run)
             else:
@@ -111,29 +126,30 @@ class MemcachedStore:
             node.give(connection)
         return results(node, run, 1)[0]
 
-    def _commands(self, keys: Sequence[str], epoch: str | None, intent: Intent, connection: Connection) -> list[bytes]:
-        return plans.read_commands(keys, epoch, intent, self._lease_ttl, connection.fresh)
-
-    def _read_plan(  # noqa: PLR0917 - bound by `partial` to all but the last
-        self,
-        node: Node,
-        keys: Sequence[str],
-        epoch: str | None,
-        intent: Intent,
-        connection: Connection,
-        commands: Sequence[bytes] | None = None,
-    ) -> Plan[Reading]:
-        if commands is None:
-            commands = self._commands(keys, epoch, intent, connection)
-        token = token_maker(node, connection)
-        return plans.read(keys, epoch, intent, commands=commands, token=token, remember=node.remember)
+    def _reading(
+        self, node: Node, connection: Connection, keys: Sequence[str], epoch: str | None, intent: Intent
+    ) -> Run[Reading]:
+        commands = plans.read_commands(keys, epoch, intent, self._lease_ttl, connection.fresh)
+        return ReadingMany(node, connection, keys, epoch, intent, commands)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def submit(self, changes: Sequence[Change]) -> Reply:
+    def submit(self, changes: Sequence[Change]) -> StoreReply:
         """Send *changes* now. See `Store.submit`."""
         if not changes:
             return Barrier(self._nodes)
+        announced = self._announced_together(changes)
+        if announced is not None:
+            return self._announce(*announced)
+        return self._batch(changes)
+
+    def post(self, changes: Sequence[Change]) -> None:
+        """Send *changes* and return. See `Store.post`. To evict, an answer must be waited for all the same."""
+        settled = _settled_together(changes)
+        if settled is None or not self._settle(settled):
+            self._batch(changes).push()
+
+    def _batch(self, changes: Sequence[Change]) -> Batch:
         *earlier, last = waves_of(changes)
         batch = Batch(changes)
         for wave in earlier:
@@ -142,20 +158,76 @@ class MemcachedStore:
         batch.add(start(parts_of(changes, last, self._owner, self._nodes, self._max_bytes)))
         return batch
 
-    def post(self, changes: Sequence[Change]) -> None:
-        """Send *changes* and return. See `Store.post`. To evict, an answer must be waited for all the same."""
-        *earlier, last = waves_of(changes)
-        batch = Batch(changes)
-        for wave in earlier:
-            batch.add(start(parts_of(changes, wave, self._owner, self._nodes, self._max_bytes)))
-            batch.wait()
-        batch.add(start(parts_of(changes, last, self._owner, self._nodes, self._max_bytes)))
-        batch.push()
+    def _announced_together(self, changes: Sequence[Change]) -> tuple[Node, list[Announce]] | None:
+        """Return *changes* with their node, if they are few announcements of one epoch, of different keys, on one."""
+        first = changes[0]
+        if not isinstance(first, Announce) or len(changes) > _FEW:
+            return None
+        node, epoch = self._owner(first.key), first.epoch
+        if len(changes) == 1:
+            return node, [first]
+        announced = [
+            change
+            for change in changes
+            if isinstance(change, Announce) and change.epoch == epoch and self._owner(change.key) is node
+        ]
+        # A key that comes twice has two tombstones, one after the other; the epoch's own would be another epoch's.
+        return (node, announced) if len({change.key for change in announced}) == len(changes) else None
+
+    def _announce(self, node: Node, changes: list[Announce]) -> StoreReply:
+        try:
+            connection = node.take_checked()
+        except CacheUnavailableError as error:
+            return Refused([Failed(error)] * len(changes))
+        try:
+            commands = b"".join(plans.announce_commands(changes, connection.fresh))
+            run = Announcing(node, connection, changes, commands)
+            connection.begin(run, commands)
+        finally:
+            node.give(connection)
+        return run
+
+    def _settle(self, changes: Sequence[tuple[Settlement, ItemToken]]) -> bool:
+        """Send *changes*, all over one connection, now or by the thread that is using it. Whether it could be done."""
+        own = changes[0][1]
+        connection = own.connection
+        if connection is None or not connection.alive or connection.pid != os.getpid():
+            return False
+        commands = b"".join([plans.settling(change, own, connection.fresh, self._max_bytes) for change, own in changes])
+        if len(commands) > PART_BYTES:
+            return False
+        run = Settling(connection, changes, commands, self._max_bytes)
+        if connection.lock.acquire(blocking=False):
+            try:
+                connection.begin(run, commands)
+                connection.push()
+            finally:
+                connection.lock.release()
+            connection.settle()
+        else:
+            connection.hand([run])
+        return True
 
     def close(self) -> None:
         """Close every connection, after what it owes."""
         for node in self._nodes:
             node.close()
+
+
+def _settled_together(changes: Sequence[Change]) -> list[tuple[Settlement, ItemToken]] | None:
+    """Return *changes* with their tokens, if they are few, settle different keys, and go over one connection."""
+    if not changes or len(changes) > _FEW:
+        return None
+    connection: Connection | None = None
+    settled: list[tuple[Settlement, ItemToken]] = []
+    for change in changes:
+        if not isinstance(change, Publish | Fill | Retract) or not isinstance(own := change.token, ItemToken):
+            return None
+        if settled and own.connection is not connection:
+            return None
+        connection = own.connection
+        settled.append((change, own))
+    return settled if len({change.key for change in changes}) == len(changes) else None
 
 
 def _always(node: Node, _key: str) -> Node:

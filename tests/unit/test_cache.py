@@ -107,6 +107,8 @@ def test_without_subscribers_only_counters_change(store: FaultyStore) -> None:
     fill(cache, "a")
     cache.read(["a"], EPOCH, Intent.FILL)
     assert (cache.stats.hits, cache.stats.misses, cache.stats.busy, cache.stats.failures) == (1, 1, 1, 1)
+    cache.publish([Publication("a", cache.announce([claim("a")]).wait()["a"], b"new", None)], {})
+    assert (cache.stats.announced, cache.stats.published) == (1, 1)
 
 
 def test_a_read_that_fails_is_a_miss_without_a_lease(cache: EntryCache, store: FaultyStore, heard: list[Any]) -> None:

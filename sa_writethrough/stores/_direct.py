@@ -1,0 +1,164 @@
+"""Conversations that are nearly always the same, without the layers of `_batches`: whole commands, whole answers.
+
+A run of this room sends bytes that are made at once, and understands the one usual answer to them. Any other answer
+goes to the plan (`_plans`) that means the same, which is made only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from sa_writethrough.coherence import Announce, Fill, Hit, Intent, Outcome, Publish, Reading, Retract, Settled
+from sa_writethrough.stores import _meta as meta
+from sa_writethrough.stores import _plans as plans
+from sa_writethrough.stores._batches import results, token_maker
+from sa_writethrough.stores._connection import PART_BYTES, Connection, Plan, Run
+from sa_writethrough.stores._meta import Reply, ReplyReader
+from sa_writethrough.stores._nodes import Node
+from sa_writethrough.stores._plans import ItemToken
+
+__all__ = ["Announcing", "ReadingMany", "Settling", "Settlement"]
+
+Settlement: TypeAlias = Publish | Fill | Retract
+"""What is done to one's own tombstone or lease."""
+_UNKNOWN = (b"\r\n", b"")
+"""No answer begins like this."""
+
+
+class Announcing(Run[Outcome]):
+    """Announcements of one epoch on one node. It is its own `Reply`."""
+
+    __slots__ = ("_changes", "_node")
+
+    def __init__(self, node: Node, connection: Connection, changes: Sequence[Announce], commands: bytes) -> None:
+        self.connection = connection
+        self.results = self.error = self._plan = None
+        self.commands = (commands,)
+        self.count = len(changes) + 1
+        self._replies = []
+        self._node = node
+        self._changes = changes
+
+    def wait(self) -> Sequence[Outcome]:
+        """Return the tokens. Raises `ConfigurationError` alone."""
+        return results(self._node, self, len(self._changes))
+
+    def skim(self, answer: bytes) -> bool:
+        """Whether *answer* is the epoch's line as it was before, and then an id for each key."""
+        line, stamp = self._node.epochs.get(self._changes[0].epoch, _UNKNOWN)
+        connection = self.connection
+        if connection is None or not answer.startswith(line):
+            return False
+        lines = answer[len(line) :].split(b"\r\n")
+        if len(lines) != self.count or lines.pop():
+            return False
+        bound = connection if connection.binds_tokens else None
+        tokens: list[Outcome] = []
+        for told in lines:
+            if not told.startswith(b"HD c") or not told[4:].isdigit() or not (cas := int(told[4:])):
+                return False
+            tokens.append(ItemToken(self._node, bound, cas, stamp))
+        self.results = tokens
+        return True
+
+    def _begun(self) -> Plan[Outcome]:
+        node, connection = self._node, self.connection
+        assert connection is not None  # noqa: S101 - only a run that has failed has none
+        plan = plans.announce(self._changes, connection.fresh, token_maker(node, connection), node.remember)
+        next(plan)
+        return plan
+
+
+class Settling(Run[Outcome]):
+    """Publications, fills and retractions, of different keys, over one connection."""
+
+    __slots__ = ("_changes", "_max_bytes")
+
+    def __init__(
+        self, connection: Connection, changes: Sequence[tuple[Settlement, ItemToken]], commands: bytes, max_bytes: int
+    ) -> None:
+        self.connection = connection
+        self.results = self.error = self._plan = None
+        self.commands = (commands,)
+        self.count = len(changes)
+        self._replies = []
+        self._changes = changes
+        self._max_bytes = max_bytes
+
+    def skim(self, answer: bytes) -> bool:
+        """Whether *answer* says that all is done."""
+        if answer != b"HD\r\n" * self.count:
+            return False
+        self.results = [Settled.APPLIED] * self.count
+        return True
+
+    def _begun(self) -> Plan[Outcome]:
+        # The ids that these commands would have are not sent; nor does a plan ask which id a stored row got.
+        settle = [plans.settle(change, own, _no_id, self._max_bytes) for change, own in self._changes]
+        plan = plans.abreast(settle)
+        next(plan)
+        return plan
+
+
+class ReadingMany(Run[Reading]):
+    """Reads of keys of one epoch (or of none) on one node: rows become hits straight from the buffer."""
+
+    __slots__ = ("_begin", "_stamp")
+
+    def __init__(  # noqa: PLR0917 - one call, on the hot path
+        self,
+        node: Node,
+        connection: Connection,
+        keys: Sequence[str],
+        epoch: str | None,
+        intent: Intent,
+        commands: bytes,
+    ) -> None:
+        self.connection = connection
+        self.results = self.error = self._plan = None
+        self.commands = (commands,)
+        self.count = len(keys) + (epoch is not None)
+        self._replies = []
+        # Of rows without an epoch nothing is known beforehand; else the first reply tells.
+        self._stamp: bytes | None = None
+        self._begin: Callable[[], Plan[Reading]] = partial(
+            plans.read, keys, epoch, intent, token=token_maker(node, connection), remember=node.remember
+        )
+
+    def parts(self) -> list[tuple[bytes, int]]:
+        """Return the commands, each of which is one line, in parts."""
+        if self._plan is not None:
+            return super().parts()
+        (whole,) = self.commands
+        parts, at = [], 0
+        while len(whole) - at > PART_BYTES:
+            end = whole.rindex(b"\r\n", at, at + PART_BYTES) + 2
+            parts.append((whole[at:end], whole.count(b"\r\n", at, end)))
+            at = end
+        return [*parts, (whole[at:], whole.count(b"\r\n", at))]
+
+    def read(self, reader: ReplyReader, most: int) -> Sequence[Reply | Hit]:
+        """Return the replies that are there; rows of the epoch's stamp as hits."""
+        if self._plan is not None:
+            return reader.replies(most)
+        if self._replies:
+            return reader.replies(most) if self._stamp is None else reader.rows(most, self._stamp)
+        first: list[Reply | Hit] = [*reader.replies(1)]
+        if not first or most == 1:
+            return first
+        head = first[0]
+        if isinstance(head, Reply) and head.code == b"HD" and head.kind != meta.Kind.TOMBSTONE and head.cas:
+            self._stamp = meta.stamp_of(head.cas)
+            return first + reader.rows(most - 1, self._stamp)
+        return first + reader.replies(most - 1)
+
+    def _begun(self) -> Plan[Reading]:
+        plan = self._begin()
+        next(plan)
+        return plan
+
+
+def _no_id() -> None:
+    return None

@@ -55,23 +55,31 @@ class Lookups:
         _sqla.autobegin(session)
         if _sqla.flushes_first(state):
             _sqla.autoflush(session)
-        keys = [(lookup.family.identity_class, identity, None) for identity in lookup.identities]
-        if any(_sqla.is_expired(session, key) for key in keys):
-            return None  # the SELECT refreshes them
+        if _sqla.states_of(session):
+            keys = [(lookup.family.identity_class, identity, None) for identity in lookup.identities]
+            if any(_sqla.is_expired(session, key) for key in keys):
+                return None  # the SELECT refreshes them
         arguments = {k: v for k, v in state.bind_arguments.items() if k != "clause"}
-        question = Question(
-            session, lookup.family, lookup.mapper, lookup.mode, arguments or None, state.execution_options
-        )
+        asked = session, lookup.family, lookup.mapper
+        options = state.execution_options
+        found: Sequence[Any] | None
         if len(lookup.identities) == 1:
-            found = self._loading.lookup_one(question, lookup.identities[0])
+            found = self._loading.lookup_one(
+                *asked,
+                lookup.identities[0],
+                mode=lookup.mode,
+                bind_arguments=arguments or None,
+                execution_options=options,
+            )
         else:
+            question = Question(*asked, lookup.mode, arguments or None, options)
             found = self._loading.lookup(question, lookup.identities)
         if found is None:
             return None
         metadata = self._metadata.get(lookup.mapper)
         if metadata is None:
             metadata = self._metadata[lookup.mapper] = _sqla.entity_metadata(lookup.mapper)
-        return _sqla.entity_result(metadata, [found[i] for i in lookup.identities if found.get(i) is not None])
+        return _sqla.entity_result(metadata, [instance for instance in found if instance is not None])
 
     def _lookup_of(self, state: ORMExecuteState) -> Lookup | None:
         statement = state.statement

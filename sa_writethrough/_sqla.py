@@ -10,15 +10,17 @@ from operator import attrgetter
 from typing import Any
 from weakref import ref
 
-from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result
+from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result, ScalarResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqlalchemy.orm.base import DEFAULT_STATE_ATTR
+from sqlalchemy.orm.context import QueryContext
 from sqlalchemy.orm.instrumentation import ClassManager
 from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
+from sqlalchemy.util import immutabledict
 
 __all__ = [
     "all_mappers",
@@ -325,20 +327,30 @@ def is_plain_load(state: ORMExecuteState) -> bool:
     """Tell whether a SELECT loads new instances whole, with no refresh, no `populate_existing`, no criteria added."""
     options = state.load_options
     return not (
+        (options is not _DEFAULT_LOAD and _is_special(options))
+        or state.execution_options.get("identity_token") is not None
+        or state.execution_options.get("stream_results")
+        or "bind" in state.bind_arguments
+        or "shard_id" in state.bind_arguments
+    )
+
+
+def _is_special(options: Any) -> bool:
+    return bool(
         options._populate_existing
         or options._refresh_state is not None
         or options._yield_per is not None
         or options._only_return_tuples
         or options._identity_token is not None
-        or state.execution_options.get("identity_token") is not None
-        or state.execution_options.get("stream_results")
-        or {"bind", "shard_id"} & set(state.bind_arguments)
     )
+
+
+_DEFAULT_LOAD = QueryContext.default_load_options
 
 
 def changes_to_come(state: ORMExecuteState) -> bool:
     """Tell whether further `do_orm_execute` listeners will see the statement, and may add criteria to it."""
-    return bool(state._remaining_events())
+    return state._starting_event_idx + 1 < len(state._events_todo)
 
 
 def flushes_first(state: ORMExecuteState) -> bool:
@@ -380,10 +392,34 @@ def entity_metadata(mapper: Mapper[Any]) -> Any:
 
 def entity_result(metadata: Any, instances: Sequence[Any]) -> Result[Any]:
     """Return a result of rows of one entity."""
-    result: Result[Any] = IteratorResult(metadata, iter([(instance,) for instance in instances]))
-    # What makes the legacy Query give instances and not rows.
-    result._attributes = result._attributes.union({"filtered": True, "is_single_entity": True})
+    kind = _FoundResult if len(instances) <= 1 else IteratorResult
+    # Instances and not rows, as SQLAlchemy's own loader gives them: it makes rows of them where rows are asked for.
+    result: Result[Any] = kind(metadata, iter(instances), _source_supports_scalars=True)
+    result._attributes = _SINGLE_ENTITY
     return result
+
+
+class _FoundResult(IteratorResult[Any]):
+    """At most one instance; `session.get` asks for `.unique().scalars().one()`, and this is the short way to it."""
+
+    def unique(self, strategy: Any = None) -> Any:  # noqa: ARG002 - one instance is unique in any way
+        return self
+
+    def scalars(self, index: Any = 0) -> Any:
+        return _FoundScalars(self, index)
+
+
+class _FoundScalars(ScalarResult[Any]):
+    def one(self) -> Any:
+        found: Any = self._real_result
+        for instance in found.iterator:
+            found._soft_close(hard=True)
+            return instance
+        return super().one()  # raises what it raises for none
+
+
+# What makes the legacy Query give instances and not rows.
+_SINGLE_ENTITY = immutabledict({"filtered": True, "is_single_entity": True})
 
 
 def returns_rows(context: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, NoResultFound
 from sqlalchemy.pool import NullPool
 
 from sa_writethrough import _sqla
@@ -469,6 +469,26 @@ def test_entity_result_is_the_result_of_a_select(session: orm.Session, user: Any
     assert made().unique().scalars().all() == [instance]
     for name in ("filtered", "is_single_entity"):
         assert made()._attributes[name] == session.execute(statement)._attributes[name]
+
+
+def test_entity_result_of_one_is_short_and_whole(session: orm.Session, user: Any) -> None:
+    """`_sqla.entity_result` of one instance answers `session.get`'s questions, and every other, as a SELECT's does."""
+    instance = session.get(user, 1)
+
+    def made(*instances: Any) -> Any:
+        return _sqla.entity_result(_sqla.entity_metadata(user.__mapper__), instances)
+
+    result = made(instance)
+    assert result.unique().scalars().one() is instance
+    assert result.closed
+    with pytest.raises(NoResultFound):
+        made().unique().scalars().one()
+    assert made(instance).one().User is instance
+    assert made(instance).unique().all() == [(instance,)]
+    assert made(instance).scalars().unique().all() == [instance]
+    assert made(instance).mappings().one() == {"User": instance}
+    assert made(instance).freeze()().scalar_one() is instance
+    assert [list(part) for part in made(instance).scalars().partitions(1)] == [[instance]]
 
 
 def test_has_returning(user: Any) -> None:

@@ -327,7 +327,7 @@ def is_plain_load(state: ORMExecuteState) -> bool:
     """Tell whether a SELECT loads new instances whole, with no refresh, no `populate_existing`, no criteria added."""
     options = state.load_options
     return not (
-        (options is not _DEFAULT_LOAD and _is_special(options))
+        (options is not _DEFAULT_LOAD and (_is_special(options) or state.is_column_load))
         or state.execution_options.get("identity_token") is not None
         or state.execution_options.get("stream_results")
         or "bind" in state.bind_arguments

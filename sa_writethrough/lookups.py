@@ -26,9 +26,9 @@ from sa_writethrough.policy import CacheMode, Reads
 __all__ = ["Lookup", "Lookups"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lookup:
-    """A statement that asks for rows by their whole primary keys."""
+    """A statement that asks for rows by their whole primary keys. Not frozen: one is made for every hit."""
 
     family: Family
     mapper: Mapper[Any]
@@ -43,6 +43,11 @@ class Lookups:
         self._entities = entities
         self._loading = loading
         self._metadata: WeakKeyDictionary[Mapper[Any], Any] = WeakKeyDictionary()
+        self._served: dict[Family, bool] = {}
+
+    def forget(self) -> None:
+        """Find out anew which families are served: there is another mapper."""
+        self._served.clear()
 
     def on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
         """Return the rows of a lookup, or None to let SQLAlchemy go on."""
@@ -83,17 +88,20 @@ class Lookups:
 
     def _lookup_of(self, state: ORMExecuteState) -> Lookup | None:
         statement = state.statement
-        if not state.is_select or not isinstance(statement, Select) or state.is_column_load:
-            return None
-        if _sqla.changes_to_come(state):
+        if not isinstance(statement, Select) or _sqla.changes_to_come(state):
             return None
         options = _sqla.options_of(statement)
         mapper = _sqla.selected_mapper(statement)
         family = None if mapper is None else self._entities.family_of(mapper)
-        if family is None or mapper is None or not family.served:
+        if family is None or mapper is None:
+            return None
+        served = self._served.get(family)
+        if served is None:
+            served = self._served[family] = family.served
+        if not served:
             return None
         mode = _mode(options, family)
-        if mode is CacheMode.IGNORE or not _sqla.is_plain_select(statement) or not _sqla.is_plain_load(state):
+        if mode is CacheMode.IGNORE or not _sqla.is_plain_load(state) or not _sqla.is_plain_select(statement):
             return None
         asked = _sqla.identity_of_get(mapper, statement, state.parameters)
         if asked is not None:

@@ -5,16 +5,22 @@ Each function is one internal; `tests/unit/test_sqla.py` checks that every one s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
+from weakref import ref
 
-from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result
+from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result, ScalarResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.attributes import instance_dict, instance_state
+from sqlalchemy.orm.base import DEFAULT_STATE_ATTR
+from sqlalchemy.orm.context import QueryContext
+from sqlalchemy.orm.instrumentation import ClassManager
 from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
+from sqlalchemy.util import immutabledict
 
 __all__ = [
     "all_mappers",
@@ -41,12 +47,16 @@ __all__ = [
     "is_expired",
     "is_joined",
     "is_plain_load",
+    "info_of",
     "is_plain_select",
+    "materializer",
     "options_of",
     "persistence_cache",
+    "plain_bind",
     "root_engine",
     "returns_rows",
     "selected_mapper",
+    "states_of",
     "without_rows",
 ]
 
@@ -88,9 +98,121 @@ def attach(state: InstanceState[Any], key: Any, session_id: int, identity_map: A
     identity_map._add_unpresent(state, key)
 
 
+def states_of(session: Session) -> Mapping[Any, InstanceState[Any]]:
+    """Return the states of the session's persistent instances by identity key; some may be of collected ones."""
+    return session.identity_map._dict
+
+
+def plain_bind(session: Session) -> Any:
+    """Return what the session is bound to if that is all there is to it: no `binds`, no `get_bind` of its own."""
+    own = getattr(session.get_bind, "__func__", None) is not _GET_BIND
+    return None if own or _binds_of(session) else session.bind
+
+
+def info_of(session: Session) -> dict[Any, Any]:
+    """Return `Session.info`, or an empty dict of nobody's where nobody asked for it yet: then it is not made."""
+    return vars(session).get("info") or {}
+
+
 def commit_all(state: InstanceState[Any], dict_: dict[str, Any], identity_map: Any) -> None:
     """Take the instance's values for its row's."""
     state._commit_all(dict_, identity_map)
+
+
+def materializer(
+    mapper: Mapper[Any],
+    values: Mapping[str, str],
+    key: Sequence[str],
+    *,
+    missing: Sequence[str],
+    names: Mapping[str, Any],
+) -> Callable[[Sequence[Any], Iterator[Any], Session], list[Any]] | None:
+    """Write the function that makes persistent instances of rows; None for a class that is not made the usual way.
+
+    values: for each attribute, in the rows' order, an expression of c0, c1, ..., the row's values. key: the attributes
+    of the primary key. missing: those that are loaded when asked for. names: what the expressions use.
+
+    The function takes the identity keys, which the session must not hold, and their rows. It raises where a row is not
+    the key's, or whatever an expression or the iterator of the rows raises; what it made until then is in the session
+    for as long as somebody holds it, which nobody does. It calls no listeners.
+
+    What is written is `ClassManager.new_instance` and `InstanceState.__init__` with `attach`, unrolled.
+    """
+    if not _is_made_as_usual(mapper):
+        return None
+    identity = ", ".join(f"d[{name!r}]" for name in key)
+    source = _MATERIALIZE.format(
+        columns="".join(f"c{index}, " for index in range(len(values))),
+        values="\n        ".join(f"d[{name!r}] = {value}" for name, value in values.items()),
+        unlike=f"key[1][0] != d[{key[0]!r}]" if len(key) == 1 else f"key[1] != ({identity})",
+        expired="{" + ", ".join(map(repr, missing)) + "}" if missing else "new_set()",
+        state=DEFAULT_STATE_ATTR,
+    )
+    namespace = {
+        **names,
+        "cls": mapper.class_,
+        "manager": mapper.class_manager,
+        "new": object.__new__,
+        "new_set": set,
+        "ref": ref,
+        "State": InstanceState,
+    }
+    exec(source, namespace)  # noqa: S102 - written here, of attribute names as literals and the caller's expressions
+    return namespace["materialize"]  # type: ignore[no-any-return]  # it has just been defined
+
+
+_MATERIALIZE = """
+def materialize(keys, rows, session):
+    identity_map, session_id = session.identity_map, session.hash_key
+    states, reference = identity_map._dict, identity_map._wr
+    instances = []
+    append = instances.append
+    for key, ({columns}) in zip(keys, rows):
+        instance = new(cls)
+        state = new(State)
+        state.class_ = cls
+        state.manager = manager
+        state.obj = ref(instance, state._cleanup)
+        state.committed_state = {{}}
+        state.expired_attributes = {expired}
+        d = instance.__dict__
+        d[{state!r}] = state
+        {values}
+        if {unlike}:
+            raise LookupError
+        state.key = key
+        state.identity_token = key[2]
+        state.session_id = session_id
+        states[key] = state
+        state._instance_dict = reference
+        append(instance)
+    return instances
+"""
+
+
+def _is_made_as_usual(mapper: Mapper[Any]) -> bool:
+    """Tell whether an instance is a bare object with a bare state in its `__dict__`, and nothing watches it made."""
+    cls, manager = mapper.class_, mapper.class_manager
+    if type(manager) is not ClassManager or any(getattr(cls, name) is not getattr(object, name) for name in _MAKERS):
+        return False
+    if not cls.__dictoffset__ or hasattr(cls, DEFAULT_STATE_ATTR):
+        return False
+    instance = manager.new_instance()
+    state = instance_state(instance)
+    slots = {name for name in InstanceState.__slots__ if not name.startswith("__")}
+    return (
+        type(state) is InstanceState
+        and slots == _STATE
+        and not vars(state)
+        and instance_dict(instance) is instance.__dict__
+        and vars(instance) == {DEFAULT_STATE_ATTR: state}
+    )
+
+
+_MAKERS = ("__new__", "__setattr__", "__getattribute__")
+_STATE = frozenset({"class_", "manager", "obj", "committed_state", "expired_attributes"})
+_GET_BIND = Session.get_bind
+_binds_of = attrgetter("binds" if "binds" in Session.__annotations__ else "_Session__binds")  # SQLAlchemy 2.1, or 2.0
 
 
 # --- engines and connections ----------------------------------------------------------------------------------------
@@ -211,20 +333,30 @@ def is_plain_load(state: ORMExecuteState) -> bool:
     """Tell whether a SELECT loads new instances whole, with no refresh, no `populate_existing`, no criteria added."""
     options = state.load_options
     return not (
+        (options is not _DEFAULT_LOAD and (_is_special(options) or state.is_column_load))
+        or state.execution_options.get("identity_token") is not None
+        or state.execution_options.get("stream_results")
+        or "bind" in state.bind_arguments
+        or "shard_id" in state.bind_arguments
+    )
+
+
+def _is_special(options: Any) -> bool:
+    return bool(
         options._populate_existing
         or options._refresh_state is not None
         or options._yield_per is not None
         or options._only_return_tuples
         or options._identity_token is not None
-        or state.execution_options.get("identity_token") is not None
-        or state.execution_options.get("stream_results")
-        or {"bind", "shard_id"} & set(state.bind_arguments)
     )
+
+
+_DEFAULT_LOAD = QueryContext.default_load_options
 
 
 def changes_to_come(state: ORMExecuteState) -> bool:
     """Tell whether further `do_orm_execute` listeners will see the statement, and may add criteria to it."""
-    return bool(state._remaining_events())
+    return state._starting_event_idx + 1 < len(state._events_todo)
 
 
 def flushes_first(state: ORMExecuteState) -> bool:
@@ -266,10 +398,34 @@ def entity_metadata(mapper: Mapper[Any]) -> Any:
 
 def entity_result(metadata: Any, instances: Sequence[Any]) -> Result[Any]:
     """Return a result of rows of one entity."""
-    result: Result[Any] = IteratorResult(metadata, iter([(instance,) for instance in instances]))
-    # What makes the legacy Query give instances and not rows.
-    result._attributes = result._attributes.union({"filtered": True, "is_single_entity": True})
+    kind = _FoundResult if len(instances) <= 1 else IteratorResult
+    # Instances and not rows, as SQLAlchemy's own loader gives them: it makes rows of them where rows are asked for.
+    result: Result[Any] = kind(metadata, iter(instances), _source_supports_scalars=True)
+    result._attributes = _SINGLE_ENTITY
     return result
+
+
+class _FoundResult(IteratorResult[Any]):
+    """At most one instance; `session.get` asks for `.unique().scalars().one()`, and this is the short way to it."""
+
+    def unique(self, strategy: Any = None) -> Any:  # noqa: ARG002 - one instance is unique in any way
+        return self
+
+    def scalars(self, index: Any = 0) -> Any:
+        return _FoundScalars(self, index)
+
+
+class _FoundScalars(ScalarResult[Any]):
+    def one(self) -> Any:
+        found: Any = self._real_result
+        for instance in found.iterator:
+            found._soft_close(hard=True)
+            return instance
+        return super().one()  # raises what it raises for none
+
+
+# What makes the legacy Query give instances and not rows.
+_SINGLE_ENTITY = immutabledict({"filtered": True, "is_single_entity": True})
 
 
 def returns_rows(context: Any) -> bool:

@@ -14,7 +14,7 @@ import datetime as dt
 import hmac
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import blake2b
@@ -48,12 +48,15 @@ class Field:
 
     Without `to_wire` a value's type must be `wire`, or a member of it where it is a union, exactly; encoding refuses
     any other. A `to_wire` answers itself for what it lets through, and refuses by raising.
+
+    `unchanged`: values of this type `from_wire` returns as they are, so that it need not be called for them.
     """
 
     name: str
     wire: Any
     to_wire: Callable[[Any], Any] | None = None
     from_wire: Callable[[Any], Any] | None = None
+    unchanged: type | None = None
 
 
 class RowCodec:
@@ -137,6 +140,22 @@ class RowCodec:
         except Exception:  # noqa: BLE001 (whatever bytes the cache holds, a reader must be able to go to the database)
             return None
         return tuple(values)
+
+    def open(self, payloads: Sequence[bytes]) -> Iterator[tuple[Any, ...]] | None:
+        """Return the rows in *payloads* as they travelled, or None where one of them is not ours to read.
+
+        The caller applies `from_wire`. Rows are decoded one by one, when they are asked for: a row that goes at once
+        into its instance is never seen by the garbage collector. Raises whatever it is for one that is damaged.
+        """
+        header = self._header
+        for payload in payloads:
+            if not payload.startswith(header):
+                return None
+        start = self._start
+        bodies = [payload[start:] for payload in payloads]
+        if self._secret is not None and not all(map(self._is_signed, payloads, bodies)):
+            return None
+        return map(self._decode, bodies)
 
     def _is_signed(self, payload: bytes, body: bytes) -> bool:
         signature = payload[len(self._header) : self._start]

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.orm import Session
 
+from sa_writethrough import _sqla
 from sa_writethrough.cache import EntryCache
 from sa_writethrough.engines import EngineFacts, Engines
 from sa_writethrough.entities import Entities, Family, Scope
@@ -98,9 +99,9 @@ class Core:
 
     def work_of(self, session: Session) -> SessionWork | None:
         """Return what the session's current transaction has begun on."""
-        work: SessionWork | None = session.info.get(self)
+        work: SessionWork | None = _sqla.info_of(session).get(self)
         return work
 
     def part(self, session: Session) -> None:
         """Forget what the session's transaction had begun on: it is over."""
-        session.info.pop(self, None)
+        _sqla.info_of(session).pop(self, None)

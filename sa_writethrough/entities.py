@@ -23,6 +23,7 @@ from sa_writethrough.policy import CachePolicy, Reads
 __all__ = ["MARKER", "Entities", "Family", "Models", "Scope", "TableName", "table_name"]
 
 MARKER = "__writethrough__"
+_ONLY_INT = frozenset({int})
 
 TableName: TypeAlias = tuple[str | None, str]
 Models: TypeAlias = Iterable[Any] | Callable[[Mapper[Any]], bool]
@@ -89,6 +90,11 @@ class Family:
 
     def keys(self, scope: Scope, identities: Sequence[tuple[Any, ...]]) -> list[str] | None:
         """Return the keys of these rows, or None where one of them has none."""
+        if self.single:
+            values = [identity[0] for identity in identities]
+            if _ONLY_INT.issuperset(map(type, values)):
+                prefix = f"{scope.prefix}:"
+                return [f"{prefix}{value}" for value in values]
         keys = [self.key(scope, identity) for identity in identities]
         return None if None in keys else keys  # type: ignore[return-value]  # None was excluded
 

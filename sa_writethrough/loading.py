@@ -33,6 +33,7 @@ from sa_writethrough.rows import Layout, Row, among, chunks
 __all__ = ["Loading", "Question"]
 
 _BYPASS = (bypass_cache(),)
+_ONLY_INT = frozenset({int})
 _SERVING = frozenset({CacheMode.NORMAL, CacheMode.GET})
 _FILLING = frozenset({CacheMode.NORMAL, CacheMode.PUT, CacheMode.REFRESH})
 
@@ -68,29 +69,45 @@ class Loading:
             if _sqla.autoflush(session):
                 instance = self._present(session, family, identity)
         if instance is None:
-            found = self.lookup_one(Question(session, family, mapper), identity)
+            found = self.lookup_one(session, family, mapper, identity)
             if found is not None:
-                return found.get(identity)
+                return found[0]
         # It is here, perhaps expired or of another class, or it must come from the database: SQLAlchemy knows how.
         return session.get(mapper, identity, options=_BYPASS)
 
     def get_many(self, session: Session, family: Family, mapper: Mapper[Any], idents: Iterable[Any]) -> list[Any]:
         """Return the instances with these primary keys, in their order, None for what does not exist."""
-        identities = [self.identity(mapper, ident) for ident in idents]
+        idents = list(idents)
+        if family.single and _ONLY_INT.issuperset(map(type, idents)):
+            identities: list[tuple[Any, ...]] = [(ident,) for ident in idents]
+        else:
+            identities = [self.identity(mapper, ident) for ident in idents]
         _sqla.autobegin(session)
         _sqla.autoflush(session)
-        wanted = [i for i in dict.fromkeys(identities) if self._present(session, family, i) is None]
-        found = self.lookup(Question(session, family, mapper), wanted) if wanted else {}
+        wanted = self._absent(session, family, identities)
+        found = self.lookup(Question(session, family, mapper), wanted) if wanted else []
         if found is not None and len(wanted) == len(identities):
-            return [found.get(identity) for identity in identities]
-        kept = self._selected(session, mapper, wanted) if found is None else found.values()
-        answers = dict.fromkeys(wanted) | found if found is not None else {}
+            return found
+        kept = self._selected(session, mapper, wanted) if found is None else found
+        answers = {} if found is None else dict(zip(wanted, found, strict=True))
         many = [answers[i] if i in answers else session.get(mapper, i, options=_BYPASS) for i in identities]
         del kept
         return many
 
+    def _absent(
+        self, session: Session, family: Family, identities: Sequence[tuple[Any, ...]]
+    ) -> Sequence[tuple[Any, ...]]:
+        """Return, once each, the identities that the session has no instance of."""
+        try:
+            distinct = dict.fromkeys(identities)
+        except TypeError:
+            raise InvalidRequestError("A primary key's values must be hashable.") from None
+        if not _sqla.states_of(session):
+            return identities if len(distinct) == len(identities) else list(distinct)
+        return [i for i in distinct if self._present(session, family, i) is None]
+
     @staticmethod
-    def _selected(session: Session, mapper: Mapper[Any], wanted: list[Any]) -> list[Any]:
+    def _selected(session: Session, mapper: Mapper[Any], wanted: Sequence[Any]) -> list[Any]:
         """Load rows into the session with one SELECT, past the cache; the caller keeps them alive."""
         criteria = among(mapper.primary_key, wanted)
         return list(session.scalars(select(mapper).where(*criteria).options(*_BYPASS)))
@@ -115,6 +132,8 @@ class Loading:
 
     @staticmethod
     def _present(session: Session, family: Family, identity: tuple[Any, ...]) -> Any:
+        if not _sqla.states_of(session):
+            return None
         try:
             return session.identity_map.get((family.identity_class, identity, None))
         except TypeError:
@@ -122,30 +141,42 @@ class Loading:
 
     # --- the lookup ---
 
-    def lookup_one(self, question: Question, identity: tuple[Any, ...]) -> Mapping[tuple[Any, ...], Any] | None:
-        """Do what `lookup` does, for one identity; a hit of the usual kind without collections on the way."""
-        session, family = question.session, question.family
-        route = self.routing.route(session, family, question.bind_arguments, question.execution_options)
+    def lookup_one(
+        self,
+        session: Session,
+        family: Family,
+        mapper: Mapper[Any],
+        identity: tuple[Any, ...],
+        *,
+        mode: CacheMode = CacheMode.NORMAL,
+        bind_arguments: dict[str, Any] | None = None,
+        execution_options: Mapping[str, Any] | None = None,
+    ) -> Sequence[Any] | None:
+        """Do what `lookup` does, for one identity; a hit of the usual kind without a question's collections."""
+        route = self.routing.route(session, family, bind_arguments, execution_options)
         if route is None:
             return None
-        key = family.key(route.scope, identity)
-        if key is None or (route.begun and self.routing.wrote(session, (key,), route.scope.epoch)):
+        scope = route.scope
+        key = family.key(scope, identity)
+        if key is None or (route.begun and self.routing.wrote(session, (key,), scope.epoch)):
             return None
-        readings = self._read(route, (key,), question.mode)
+        keys = (key,)
+        readings = self._read(route, keys, mode)
         reading = readings[0]
-        if type(reading) is Hit and question.mode in _SERVING:
-            decoded = route.shapes.decode(reading.payload)
-            if decoded is not None:
-                layout, row = decoded
-                if layout.mapper is question.mapper and layout.identity(row) == identity:
-                    instances = layout.hydrate(session, (((family.identity_class, identity, None), row),))
-                    return {identity: instances[0]}
-        return self._answered(question, route, (identity,), (key,), readings)
+        if type(reading) is Hit and (mode is CacheMode.NORMAL or mode is CacheMode.GET):
+            payload = reading.payload
+            layout = route.shapes.layout_of(payload)
+            if layout is not None and layout.mapper is mapper:
+                served = layout.serve(session, ((family.identity_class, identity, None),), (payload,))
+                if served is not None:
+                    return served
+        question = Question(session, family, mapper, mode, bind_arguments, execution_options)
+        return self._answered(question, route, (identity,), keys, readings)
 
-    def lookup(self, question: Question, identities: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any] | None:
-        """Return the instances of *identities*, which are distinct, by identity; None where the cache may not serve.
+    def lookup(self, question: Question, identities: Sequence[tuple[Any, ...]]) -> list[Any] | None:
+        """Return the instances of *identities*, which are distinct, in their order; None for what does not exist.
 
-        What does not exist is left out, or None. The session has begun and flushed.
+        None altogether where the cache may not serve. The session has begun and flushed.
         """
         session, family = question.session, question.family
         route = self.routing.route(session, family, question.bind_arguments, question.execution_options)
@@ -156,7 +187,23 @@ class Loading:
             return None
         if len(set(keys)) < len(keys):
             return None  # 1 and '1': which of them a row is for, only the database knows
-        return self._answered(question, route, identities, keys, self._read(route, keys, question.mode))
+        readings = self._read(route, keys, question.mode)
+        served = self._served_at_once(question, route, identities, readings)
+        return self._answered(question, route, identities, keys, readings) if served is None else served
+
+    @staticmethod
+    def _served_at_once(
+        question: Question, route: Route, identities: Sequence[tuple[Any, ...]], readings: Sequence[Reading]
+    ) -> list[Any] | None:
+        """Return the instances where all were hits, of the one class that was asked for, and new to the session."""
+        if question.mode not in _SERVING:
+            return None
+        payloads = [reading.payload for reading in readings if type(reading) is Hit]
+        layout = route.shapes.layout_of(payloads[0]) if payloads else None
+        if layout is None or layout.mapper is not question.mapper or len(payloads) < len(readings):
+            return None
+        identity_class = question.family.identity_class
+        return layout.serve(question.session, [(identity_class, i, None) for i in identities], payloads)
 
     def _answered(
         self,
@@ -165,7 +212,7 @@ class Loading:
         identities: Sequence[tuple[Any, ...]],
         keys: Sequence[str],
         readings: Sequence[Reading],
-    ) -> dict[tuple[Any, ...], Any] | None:
+    ) -> list[Any] | None:
         """Return the instances of what was read from the cache, and of the rest from the database."""
         hits: list[tuple[tuple[Any, ...], str, bytes]] = []
         leases: dict[tuple[Any, ...], tuple[str, Token]] = {}
@@ -182,10 +229,11 @@ class Loading:
                 return None  # found by a value that the database holds equal to the key: '1' for 1
             for identity, fenced in rows.items():
                 found[identity] = self._loaded(question, identity, fenced)
-        return found
+        return [found.get(identity) for identity in identities]
 
     def _read(self, route: Route, keys: Sequence[str], mode: CacheMode) -> Sequence[Reading]:
-        intent = Intent.FILL if route.fills and mode in _FILLING else Intent.LOOK
+        fills = route.fills and (mode is CacheMode.NORMAL or mode in _FILLING)
+        intent = Intent.FILL if fills else Intent.LOOK
         if mode is CacheMode.REFRESH:
             try:
                 self._cache.evict(keys)

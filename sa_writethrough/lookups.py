@@ -26,9 +26,9 @@ from sa_writethrough.policy import CacheMode, Reads
 __all__ = ["Lookup", "Lookups"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lookup:
-    """A statement that asks for rows by their whole primary keys."""
+    """A statement that asks for rows by their whole primary keys. Not frozen: one is made for every hit."""
 
     family: Family
     mapper: Mapper[Any]
@@ -43,6 +43,11 @@ class Lookups:
         self._entities = entities
         self._loading = loading
         self._metadata: WeakKeyDictionary[Mapper[Any], Any] = WeakKeyDictionary()
+        self._served: dict[Family, bool] = {}
+
+    def forget(self) -> None:
+        """Find out anew which families are served: there is another mapper."""
+        self._served.clear()
 
     def on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
         """Return the rows of a lookup, or None to let SQLAlchemy go on."""
@@ -55,37 +60,48 @@ class Lookups:
         _sqla.autobegin(session)
         if _sqla.flushes_first(state):
             _sqla.autoflush(session)
-        keys = [(lookup.family.identity_class, identity, None) for identity in lookup.identities]
-        if any(_sqla.is_expired(session, key) for key in keys):
-            return None  # the SELECT refreshes them
+        if _sqla.states_of(session):
+            keys = [(lookup.family.identity_class, identity, None) for identity in lookup.identities]
+            if any(_sqla.is_expired(session, key) for key in keys):
+                return None  # the SELECT refreshes them
         arguments = {k: v for k, v in state.bind_arguments.items() if k != "clause"}
-        question = Question(
-            session, lookup.family, lookup.mapper, lookup.mode, arguments or None, state.execution_options
-        )
+        asked = session, lookup.family, lookup.mapper
+        options = state.execution_options
+        found: Sequence[Any] | None
         if len(lookup.identities) == 1:
-            found = self._loading.lookup_one(question, lookup.identities[0])
+            found = self._loading.lookup_one(
+                *asked,
+                lookup.identities[0],
+                mode=lookup.mode,
+                bind_arguments=arguments or None,
+                execution_options=options,
+            )
         else:
+            question = Question(*asked, lookup.mode, arguments or None, options)
             found = self._loading.lookup(question, lookup.identities)
         if found is None:
             return None
         metadata = self._metadata.get(lookup.mapper)
         if metadata is None:
             metadata = self._metadata[lookup.mapper] = _sqla.entity_metadata(lookup.mapper)
-        return _sqla.entity_result(metadata, [found[i] for i in lookup.identities if found.get(i) is not None])
+        return _sqla.entity_result(metadata, [instance for instance in found if instance is not None])
 
     def _lookup_of(self, state: ORMExecuteState) -> Lookup | None:
         statement = state.statement
-        if not state.is_select or not isinstance(statement, Select) or state.is_column_load:
-            return None
-        if _sqla.changes_to_come(state):
+        if not isinstance(statement, Select) or _sqla.changes_to_come(state):
             return None
         options = _sqla.options_of(statement)
         mapper = _sqla.selected_mapper(statement)
         family = None if mapper is None else self._entities.family_of(mapper)
-        if family is None or mapper is None or not family.served:
+        if family is None or mapper is None:
+            return None
+        served = self._served.get(family)
+        if served is None:
+            served = self._served[family] = family.served
+        if not served:
             return None
         mode = _mode(options, family)
-        if mode is CacheMode.IGNORE or not _sqla.is_plain_select(statement) or not _sqla.is_plain_load(state):
+        if mode is CacheMode.IGNORE or not _sqla.is_plain_load(state) or not _sqla.is_plain_select(statement):
             return None
         asked = _sqla.identity_of_get(mapper, statement, state.parameters)
         if asked is not None:

@@ -28,7 +28,7 @@ class from_cache(UserDefinedOption):  # noqa: N801 - options are lowercase in SQ
             raise ConfigurationError(
                 f"from_cache({mode!r}): give a CacheMode, one of {', '.join(f'CacheMode.{m.name}' for m in CacheMode)}."
             )
-        super().__init__(mode)
+        self.payload = mode
 
     @property
     def mode(self) -> CacheMode:

@@ -207,6 +207,7 @@ class WriteThroughCache:
             return
         family = self._core.entities.add(mapper)
         self._loading.routing.forget()
+        self._lookups.forget()
         if family is not None:
             self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import immutabledict
 
+from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.engines import REPLICA_OPTION, EngineFacts, is_snapshot
 from sa_writethrough.entities import Family, Scope
@@ -55,12 +56,13 @@ class Routing:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Route | None:
         """Return how *session* may read this family's entries now, or None where it must read the database."""
-        bind = session.get_bind(**(bind_arguments or {"mapper": family.base}))
+        bind = _sqla.plain_bind(session) or session.get_bind(**(bind_arguments or {"mapper": family.base}))
         work = self._core.work_of(session)
         if work is None and (not execution_options or "schema_translate_map" not in execution_options):
-            routes = self._idle.get(bind) if isinstance(bind, Engine) else None
-            if routes is not None and family in routes:
-                return routes[family]
+            try:
+                return self._idle[bind][family]  # type: ignore[index]  # a Connection is never found
+            except KeyError:  # the first time, or a Connection
+                pass
         return self._found(session, family, bind, bind_arguments, execution_options or NO_OPTIONS)
 
     def _found(

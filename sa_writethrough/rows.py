@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from sqlalchemy import Column, ColumnElement, Table, and_, bindparam, column, literal_column, select, true, tuple_
@@ -59,6 +60,46 @@ class Layout:
         self.eager = tuple(relationship.key for relationship in mapper.relationships if relationship.lazy in _EAGER)
         self.hydrate = _materializer(self, self._missing())
 
+    def serve(self, session: Session, keys: Sequence[Any], payloads: Sequence[bytes]) -> list[Any] | None:
+        """Make persistent instances of payloads, given with their identity keys, which are distinct: the usual case.
+
+        None, and nothing is done, where anything is not as usual: a payload that is not of this class or not the row
+        of its key, an instance that the session has, listeners, a class that is not made as others are.
+        """
+        rows = self.codec.open(payloads)
+        materialize = self._materialize
+        if rows is None or materialize is None:
+            return None
+        if self.mapper.class_manager.dispatch.load or session.dispatch.loaded_as_persistent:
+            return None
+        held = _sqla.states_of(session)
+        if held and not held.keys().isdisjoint(keys):
+            return None
+        try:
+            instances = materialize(keys, rows, session)
+        except Exception:  # noqa: BLE001 - whatever it is, the one who looks at the rows one by one will find it
+            return None
+        self._load_eagerly(instances)
+        return instances
+
+    @cached_property
+    def _materialize(self) -> Callable[[Sequence[Any], Iterator[Row], Session], list[Any]] | None:
+        # Written when it is first needed: at registration the class may not be configured yet.
+        values: dict[str, str] = {}
+        used: dict[str, Any] = {}
+        for index, (name, cached) in enumerate(zip(self.names, self.columns, strict=True)):
+            values[name] = _value(index, cached)
+            used[f"from_wire_{index}"] = cached.field.from_wire
+            used[f"unchanged_{index}"] = cached.field.unchanged
+            used[f"to_attribute_{index}"] = cached.attribute
+        key = [self.mapper.get_property_by_column(part).key for part in self.mapper.primary_key]
+        return _sqla.materializer(self.mapper, values, key, missing=sorted(self._missing()), names=used)
+
+    def _load_eagerly(self, instances: Sequence[Any]) -> None:
+        for name in self.eager:
+            for instance in instances:
+                getattr(instance, name)
+
     def _fingerprint(self) -> bytes:
         parts = [str(self.mapper.local_table), self.cls.__name__]
         columns = zip(self.names, self.columns, strict=True)
@@ -68,6 +109,15 @@ class Layout:
         """Return what an ordinary load has and a row has not; it is loaded when it is asked for."""
         loaded = {p.key for p in self.mapper.column_attrs if not p.deferred}
         return frozenset(loaded - set(self.names))
+
+
+def _value(index: int, column: CachedColumn) -> str:
+    """Return the expression of an attribute's value, given `c<index>` as it travelled."""
+    value = f"c{index}"
+    if column.field.from_wire is not None:
+        unchanged = "" if column.field.unchanged is None else f" or {value}.__class__ is unchanged_{index}"
+        value = f"({value} if {value} is None{unchanged} else from_wire_{index}({value}))"
+    return value if column.attribute is None else f"to_attribute_{index}({value})"
 
 
 def _identity_reader(columns: Sequence[CachedColumn], indexes: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
@@ -95,20 +145,18 @@ def _require_known_names(mapper: Mapper[Any], exclude: frozenset[str]) -> None:
         )
 
 
-def _materializer(  # noqa: C901 - the function that it returns
-    layout: Layout, missing: frozenset[str]
-) -> Callable[[Session, Sequence[tuple[Any, Row]]], list[Any]]:
+def _materializer(layout: Layout, missing: frozenset[str]) -> Callable[[Session, Sequence[tuple[Any, Row]]], list[Any]]:
     """Return a function that makes persistent instances of rows, given with their identity keys, which are distinct.
 
     An instance that the session has already is left as it is. The others are what SQLAlchemy's own loader would have
     made; the reference is `sqlalchemy.orm.loading._instance`, and a test compares what both leave behind.
     """
     manager = layout.mapper.class_manager
-    names, eager = layout.names, layout.eager
+    names = layout.names
     conversions = [(name, c.attribute) for name, c in zip(names, layout.columns, strict=True) if c.attribute]
     new_instance, attach = manager.new_instance, _sqla.attach
 
-    def hydrate(session: Session, pairs: Sequence[tuple[Any, Row]]) -> list[Any]:  # noqa: C901 - one loop, measured
+    def hydrate(session: Session, pairs: Sequence[tuple[Any, Row]]) -> list[Any]:
         # What is the same for every row is looked up once: this loop is most of what a hit costs.
         identity_map, session_id = session.identity_map, session.hash_key
         load = manager.dispatch.load or None
@@ -139,9 +187,7 @@ def _materializer(  # noqa: C901 - the function that it returns
                     persistent(session, state)
                 if state.modified:
                     _sqla.commit_all(state, dict_, identity_map)
-        for name in eager:
-            for instance in instances:
-                getattr(instance, name)
+        layout._load_eagerly(instances)  # noqa: SLF001 - the layout's own
         return instances
 
     return hydrate
@@ -171,13 +217,13 @@ class Shapes:
         self._fenced = dialect.name == "postgresql"
         self._build_select()
 
+    def layout_of(self, payload: bytes) -> Layout | None:
+        """Return the layout that *payload* seems to be written in."""
+        return self.only or self._by_fingerprint.get(fingerprint_in(payload))
+
     def decode(self, payload: bytes) -> tuple[Layout, Row] | None:
         """Return a cached row with its class's layout, or None where it is not of this version of the models."""
-        layout = self.only
-        if layout is not None:
-            row = layout.codec.decode(payload)
-            return None if row is None else (layout, row)
-        layout = self._by_fingerprint.get(fingerprint_in(payload))
+        layout = self.layout_of(payload)
         if layout is None:
             return None
         row = layout.codec.decode(payload)

@@ -57,10 +57,11 @@ class Form:
     wire: Any
     to_wire: Callable[[Any], Any] | None = None
     from_wire: Callable[[Any], Any] | None = None
+    unchanged: type | None = None
 
     def field(self, name: str) -> Field:
         """Return the field *name* of this form."""
-        return Field(name, self.wire, self.to_wire, self.from_wire)
+        return Field(name, self.wire, self.to_wire, self.from_wire, self.unchanged)
 
 
 def _require(value: Any, type_: type) -> None:
@@ -191,6 +192,7 @@ AWARE_DATETIME = Form(
     Union[dt.datetime, tuple[dt.datetime, Union[str, int]]],  # noqa: UP007 (a value at run time)
     _aware_to_wire,
     _aware_from_wire,
+    dt.datetime,
 )
 """With the offset: PostgreSQL's drivers present an instant in the zone that the connection is set to."""
 TIME = Form("time", dt.time, _naive_time_to_wire)
@@ -199,6 +201,7 @@ AWARE_TIME = Form(
     Union[dt.time, tuple[dt.time, int]],  # noqa: UP007 (a value at run time)
     _aware_time_to_wire,
     _aware_time_from_wire,
+    dt.time,
 )
 TIMEDELTA = Form("timedelta", tuple[int, int, int], _timedelta_to_wire, _timedelta_from_wire)
 

@@ -154,6 +154,36 @@ def test_a_secret_is_not_empty() -> None:
         RowCodec(FIELDS, FINGERPRINT, b"")
 
 
+@codecs
+def test_many_rows_are_opened_as_they_travelled(codec: RowCodec) -> None:
+    """`open` decodes each row and leaves it to the caller to apply `from_wire`."""
+    rows = codec.open([codec.encode(ROW), codec.encode((None,) * len(FIELDS))])
+    assert rows is not None
+    first, second = rows
+    converted = [
+        value if value is None or field.from_wire is None or type(value) is field.unchanged else field.from_wire(value)
+        for field, value in zip(FIELDS, first, strict=True)
+    ]
+    assert tuple(converted) == ROW
+    assert second == (None,) * len(FIELDS)
+
+
+@codecs
+@pytest.mark.parametrize("payload", [b"", b"\x7f" + PLAIN.encode(ROW)[1:], RowCodec([], FINGERPRINT, b"x").encode(())])
+def test_one_payload_that_is_not_ours_opens_none(codec: RowCodec, payload: bytes) -> None:
+    """A foreign or forged payload among many is left to `decode`, and so are the others."""
+    assert codec.open([codec.encode(ROW), payload]) is None
+
+
+def test_a_damaged_row_is_found_when_it_is_reached() -> None:
+    """`open` gives the rows before it; the damaged one raises."""
+    rows = PLAIN.open([PLAIN.encode(ROW), PLAIN.encode(ROW)[:-1]])
+    assert rows is not None
+    next(rows)
+    with pytest.raises(msgspec.DecodeError):
+        next(rows)
+
+
 # --- what is not ours -------------------------------------------------------------------------------------------------
 
 

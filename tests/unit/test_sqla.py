@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, NoResultFound
 from sqlalchemy.pool import NullPool
 
 from sa_writethrough import _sqla
@@ -118,6 +118,122 @@ def test_attach_makes_an_instance_persistent(session: orm.Session, user: Any) ->
     assert instance in session
     assert session.identity_map[key] is instance
     assert orm.object_session(instance) is session
+
+
+def test_states_of_gives_what_the_session_holds(session: orm.Session, user: Any) -> None:
+    """`_sqla.states_of` has the state of each persistent instance under its identity key."""
+    assert not _sqla.states_of(session)
+    instance = session.get(user, 1)
+    assert dict(_sqla.states_of(session)) == {(user, (1,), None): sa.inspect(instance)}
+
+
+def test_plain_bind_is_what_get_bind_gives(session: orm.Session, engine: sa.Engine, user: Any) -> None:
+    """`_sqla.plain_bind` gives the bind of a session that has one and nothing else to choose by."""
+    assert _sqla.plain_bind(session) is session.get_bind(user) is engine
+    with engine.connect() as connection, orm.Session(connection) as bound:
+        assert _sqla.plain_bind(bound) is connection
+
+
+def test_plain_bind_leaves_the_choice_to_the_session(session: orm.Session, engine: sa.Engine, user: Any) -> None:
+    """`_sqla.plain_bind` gives None for `binds`, `get_bind` of a class or of one session, and no bind at all."""
+
+    class Choosing(orm.Session):
+        def get_bind(self, *_arguments: Any, **_options: Any) -> Any:
+            return engine
+
+    assert _sqla.plain_bind(orm.Session(binds={user: engine})) is None
+    assert _sqla.plain_bind(orm.Session(engine, binds={user: engine})) is None
+    assert _sqla.plain_bind(Choosing(engine)) is None
+    assert _sqla.plain_bind(orm.Session()) is None
+    session.get_bind = lambda **_arguments: engine  # type: ignore[assignment,method-assign]  # as a test may
+    assert _sqla.plain_bind(session) is None
+
+
+def test_info_of_does_not_make_it(session: orm.Session, engine: sa.Engine) -> None:
+    """`_sqla.info_of` is `Session.info` once somebody used that, and leaves the session without it before."""
+    assert _sqla.info_of(session) == {}
+    assert "info" not in vars(session)
+    session.info["mine"] = 1
+    assert _sqla.info_of(session) is session.info
+    assert _sqla.info_of(orm.Session(engine, info={"given": 2})) == {"given": 2}
+
+
+def materializer(user: Any, **values: str) -> Any:
+    return _sqla.materializer(
+        user.__mapper__, {"id": "c0", "name": "c1", **values}, ["id"], missing=[], names={"upper": str.upper}
+    )
+
+
+def test_materializer_makes_what_the_loader_makes(session: orm.Session, engine: sa.Engine, user: Any) -> None:
+    """The function of `_sqla.materializer` leaves an instance and a state with what SQLAlchemy's own loader sets."""
+    key = (user, (1,), None)
+    (made,) = materializer(user)([key], iter([(1, "ann")]), session)
+    with orm.Session(engine) as other:
+        loaded = other.get(user, 1)
+        ours, theirs = sa.inspect(made), sa.inspect(loaded)
+        slots = [name for name in orm.InstanceState.__slots__ if not name.startswith("__") and name != "obj"]
+        assert {name: getattr(ours, name) for name in slots} == {name: getattr(theirs, name) for name in slots}
+        assert ours.obj() is made
+        assert ours.obj.__callback__ == ours._cleanup
+        assert ours.key == theirs.key
+        assert set(vars(ours)) == set(vars(theirs)) - {"runid", "load_path", "load_options"}  # of a query
+        assert ours._instance_dict() is session.identity_map
+        assert {**vars(made), "_sa_instance_state": None} == {**vars(loaded), "_sa_instance_state": None}
+    assert ours.persistent
+    assert made in session
+    assert orm.object_session(made) is session
+
+
+def test_materializer_lets_go_of_an_instance(session: orm.Session, user: Any) -> None:
+    """What `_sqla.materializer` put into the session leaves it when nobody holds it any more."""
+    materializer(user)([(user, (1,), None)], iter([(1, "ann")]), session)
+    assert not _sqla.states_of(session)
+
+
+def test_materializer_evaluates_and_expires(session: orm.Session, user: Any) -> None:
+    """Values are what the expressions given to `_sqla.materializer` make of them; what is missing is expired."""
+    orm.configure_mappers()
+    make = _sqla.materializer(user.__mapper__, {"id": "c0"}, ["id"], missing=["name"], names={})
+    assert make is not None
+    (made,) = make([(user, (2,), None)], iter([(2,)]), session)
+    assert sa.inspect(made).expired_attributes == {"name"}
+    assert made.name == "bob"
+    (changed,) = materializer(user, name="upper(c1)")([(user, (1,), None)], iter([(1, "ann")]), session)
+    assert changed.name == "ANN"
+
+
+def test_materializer_refuses_a_row_that_is_not_the_keys(session: orm.Session, user: Any) -> None:
+    """The function of `_sqla.materializer` raises for it, and leaves nothing in the session."""
+    keys = [(user, (1,), None), (user, (2,), None)]
+    with pytest.raises(LookupError):
+        materializer(user)(keys, iter([(1, "ann"), (3, "cid")]), session)
+    assert not _sqla.states_of(session)
+
+
+def test_materializer_is_not_for_classes_that_are_made_otherwise(base: Any) -> None:
+    """`_sqla.materializer` gives None for `__new__`, `__setattr__`, a state in a slot, and manager classes."""
+
+    class Made(base):
+        __tablename__ = "made"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+        def __new__(cls, *_arguments: Any) -> Any:
+            return super().__new__(cls)
+
+    class Guarded(base):
+        __tablename__ = "guarded"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+
+    class Slotted:
+        __slots__ = ("__dict__", "__weakref__", "_sa_instance_state")
+
+    table = sa.Table("slotted", base.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    base.registry.map_imperatively(Slotted, table)
+    for entity in (Made, Guarded, Slotted):
+        assert _sqla.materializer(sa.inspect(entity), {"id": "c0"}, ["id"], missing=[], names={}) is None
 
 
 def test_commit_all_makes_a_state_clean(session: orm.Session, user: Any) -> None:
@@ -362,6 +478,26 @@ def test_entity_result_is_the_result_of_a_select(session: orm.Session, user: Any
     assert made().unique().scalars().all() == [instance]
     for name in ("filtered", "is_single_entity"):
         assert made()._attributes[name] == session.execute(statement)._attributes[name]
+
+
+def test_entity_result_of_one_is_short_and_whole(session: orm.Session, user: Any) -> None:
+    """`_sqla.entity_result` of one instance answers `session.get`'s questions, and every other, as a SELECT's does."""
+    instance = session.get(user, 1)
+
+    def made(*instances: Any) -> Any:
+        return _sqla.entity_result(_sqla.entity_metadata(user.__mapper__), instances)
+
+    result = made(instance)
+    assert result.unique().scalars().one() is instance
+    assert result.closed
+    with pytest.raises(NoResultFound):
+        made().unique().scalars().one()
+    assert made(instance).one().User is instance
+    assert made(instance).unique().all() == [(instance,)]
+    assert made(instance).scalars().unique().all() == [instance]
+    assert made(instance).mappings().one() == {"User": instance}
+    assert made(instance).freeze()().scalar_one() is instance
+    assert [list(part) for part in made(instance).scalars().partitions(1)] == [[instance]]
 
 
 def test_has_returning(user: Any) -> None:

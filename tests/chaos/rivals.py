@@ -1,0 +1,5 @@
+"""What people use today."""
+
+from __future__ import annotations
+
+RIVALS = {}

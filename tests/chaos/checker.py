@@ -1,8 +1,9 @@
-"""The checker: is each read a value that the database would have shown at some moment during that read?
+"""The checker: each read must be what the database would have shown at some moment during that read.
 
 The database numbers the versions of a key in the order of their commits. Version i became visible at some moment
-between *low*, when its COMMIT was sent, and *high*, when its COMMIT came back, or, where it never came back, when
-somebody read it, or a later version, from the database. A later version is visible later, so `low` is made a running
+between *low*, when its COMMIT was sent, and *high*, when that came back. Reads that went to the database narrow this:
+it was visible at the end of a read that found it, and not yet at the start of one that found the version before; so
+something is known of COMMITs, too, that never came back. A later version is visible later, so `low` is made a running
 maximum and `high` a running minimum from the end; each moment between is then possible. A read from *start* to *end* of
 version i is right if version i may have been visible at its end, `low[i] <= end`, and version i + 1 not surely before
 its start, `high[i + 1] >= start`. That every single read is right does not make two of them fit together: a read that
@@ -137,11 +138,24 @@ class _Key:
         self.absent = self.number == 0
         self.index = np.minimum(np.searchsorted(versions["version"], self.number), len(versions) - 1)
         self.known = self._known()
-        self.low = np.maximum.accumulate(versions["low"])
-        self.future = self.known & (reads["end"] < self.low[self.index])
-        good = self.known & ~self.future
-        self.high = self._proven(versions["high"], good & (reads["source"] == Source.DATABASE))
-        self.seen = self._proven(np.full(len(versions), NEVER), good)
+        low, high = np.maximum.accumulate(versions["low"]), self._proven(versions["high"], np.zeros(len(reads), bool))
+        self.future, stale = self._outside(low, high)
+        database = self.known & ~self.future & ~stale & (reads["source"] == Source.DATABASE)
+        self.low = self._not_before(low, database)
+        self.high = self._proven(high[:-1], database)
+        self.future, self.stale = self._outside(self.low, self.high)
+        self.seen = self._proven(np.full(len(versions), NEVER), self.known & ~self.future)
+
+    def _outside(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which reads ended before their version was visible, and which began after the next one was."""
+        future = self.known & (self.reads["end"] < low[self.index])
+        return future, self.known & ~future & (self.reads["start"] > high[self.index + 1])
+
+    def _not_before(self, low: np.ndarray, witnesses: np.ndarray) -> np.ndarray:
+        """Return when each version was visible at the earliest, by *low* and by *witnesses*, who saw the one before."""
+        shown = np.append(low, BEFORE)
+        np.maximum.at(shown, self.index[witnesses] + 1, self.reads["start"][witnesses])
+        return np.maximum.accumulate(shown[:-1])
 
     def _known(self) -> np.ndarray:
         found = self.versions[self.index]
@@ -156,14 +170,11 @@ class _Key:
 
     def violations(self) -> list[Violation]:
         """Return one violation for each read that is wrong."""
-        reads, start = self.reads, self.reads["start"]
-        following = self.index + 1
         present = self.known & ~self.future
-        stale = present & (start > self.high[following])
-        older = present & ~stale & (start > self.seen[following])
+        older = present & ~self.stale & (self.reads["start"] > self.seen[self.index + 1])
         found = [self._dirty(at) for at in np.flatnonzero(~self.known & ~self.absent)]
         found += [self._future(at) for at in np.flatnonzero(self.future)]
-        found += [self._late(at, Kind.STALE, self.high) for at in np.flatnonzero(stale)]
+        found += [self._late(at, Kind.STALE, self.high) for at in np.flatnonzero(self.stale)]
         found += [self._late(at, Kind.NON_MONOTONIC, self.seen) for at in np.flatnonzero(older)]
         absent = np.flatnonzero(self.absent)
         return found + self._absences(absent) if len(absent) else found

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from time import monotonic_ns
 
-import psycopg
-
 from tests.chaos.client import Role
 from tests.chaos.fleet import Fleet
 from tests.chaos.proxy import Mode
@@ -42,7 +40,7 @@ class Faults:
     def __init__(self, world: World, fleet: Fleet, names: Collection[str], period: float, keys: int) -> None:
         self.world, self.fleet, self.keys = world, fleet, keys
         self.counts: Counter[str] = Counter()
-        self.errors: list[str] = []
+        self.errors: Counter[str] = Counter()
         self.version = 2
         """Of the model that is being rolled out."""
         self._stop = threading.Event()
@@ -72,7 +70,7 @@ class Faults:
     def probe_return(self, node: str) -> None:
         """Have it measured how long the hot keys of *node*, which is back, stay uncached."""
         keys = random.sample(range(min(HOT_KEYS, self.keys)), 10)
-        self.fleet.probe([(Cause.RETURN, self.world.caches.addresses[node], keys, monotonic_ns())])
+        self.fleet.probe((Cause.RETURN, self.world.caches.addresses[node], keys, monotonic_ns()))
 
     def _strike(self, fault: Fault, period: float) -> None:
         chance = random.Random()
@@ -84,8 +82,8 @@ class Faults:
                         self.counts[fault.name] += fault.strike(self, target, chance)
                 else:
                     self.counts[fault.name] += fault.strike(self, target, chance)
-            except psycopg.OperationalError as error:  # the rig's own session: it is tried again
-                self.errors.append(f"{fault.name}: {error}")
+            except Exception as error:  # noqa: BLE001 - the run goes on, and is not clean
+                self.errors[f"fault {fault.name!r} failed: {error!r}"] += 1
 
 
 # --- processes: each returns how many faults that was ---
@@ -97,13 +95,13 @@ def kill_reader(faults: Faults, _target: str, chance: random.Random) -> int:
 
 
 def kill_writer(faults: Faults, _target: str, chance: random.Random) -> int:
-    seat = faults.fleet.pick(Role.WRITER, chance, committing=chance.random() < 0.7)
+    seat = faults.fleet.pick(Role.WRITER, chance, committing=chance.random() < 0.85)
     # It stands still first, so that where it died is known before another process takes its seat.
     seat.signal(signal.SIGSTOP)
     key, since = faults.fleet.died_in_commit(seat), monotonic_ns()
     seat.signal(signal.SIGKILL)
     if key is not None:
-        faults.fleet.probe([(Cause.CRASH, None, [key], since)])
+        faults.fleet.probe((Cause.CRASH, None, [key], since))
     return 1
 
 
@@ -202,7 +200,7 @@ def window(where: str, mode: Mode, shortest: float, longest: float) -> Callable[
 
 
 def end_session(faults: Faults, _target: str, chance: random.Random) -> int:
-    return int(faults.world.terminate("state <> 'idle'", chance.randint(1, 2)) > 0)
+    return int(faults.world.terminate("true", chance.randint(1, 2)) > 0)
 
 
 def hang_commits(faults: Faults, _target: str, chance: random.Random) -> int:

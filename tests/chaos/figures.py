@@ -148,7 +148,9 @@ def _violation(plain: dict[str, Any]) -> Violation:
     from tests.chaos.log import Source  # noqa: PLC0415 - beside its only use
 
     times, saw = tuple(plain["read"]), tuple(plain["saw"])
-    return Violation(**plain | {"kind": Kind(plain["kind"]), "source": Source(plain["source"]), "read": times, "saw": saw})
+    return Violation(
+        **plain | {"kind": Kind(plain["kind"]), "source": Source(plain["source"]), "read": times, "saw": saw}
+    )
 
 
 def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tests.chaos.client import Board, Figure, Role, Spec, State
-from tests.chaos.load import run_client
+from tests.chaos.load import Request, run_client
 
 __all__ = ["Fleet", "Seat"]
 
@@ -74,11 +74,11 @@ class Fleet:
         row = self._board.rows[seat.slot]
         return int(row[Figure.KEY]) if row[Figure.STATE] == State.COMMITTING else None
 
-    def probe(self, requests: list[tuple[int, str | None, list[int], int]]) -> None:
-        """Have keys probed: (cause, node or None, keys, since)."""
+    def probe(self, request: Request) -> None:
+        """Have keys probed."""
         if self._requests is not None:
             with contextlib.suppress(OSError):
-                self._requests.send(requests)
+                self._requests.send(request)
 
     def end(self) -> None:
         """Let every process finish what it is at, and end."""

@@ -13,14 +13,13 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import delete, text, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
 from tests.chaos.client import Figure, Role, Spec, State, Stop, begun, zipf
 from tests.chaos.log import Event, RecordLog, Source, pack_commit, pack_probe, pack_read
 from tests.chaos.schema import NUMBERS
-from tests.chaos.strategies import Strategy, opened
+from tests.chaos.strategies import Cached, Strategy, opened
 
 __all__ = ["run_client"]
 
@@ -43,7 +42,7 @@ def run_client(spec: Spec, requests: Connection | None = None) -> None:
             Reader(spec, strategy, row, chance).run(stop)
         elif spec.role is Role.WRITER:
             Writer(spec, strategy, row, chance).run(stop)
-        elif requests is not None:
+        elif requests is not None and isinstance(strategy, Cached):
             Probe(spec, strategy, requests).run(stop)
         strategy.close()
 
@@ -64,7 +63,7 @@ class Reader:
             wanted = self._hot[at : at + (1 if self._chance.random() < 0.5 else self._chance.randint(10, 50))]
             try:
                 self._read(wanted)
-            except (SQLAlchemyError, OSError):
+            except self._strategy.errors:
                 self._row[Figure.ERRORS] += 1
                 time.sleep(0.02)
             self._log.flush_sometimes()
@@ -126,7 +125,7 @@ class Writer:
             except wt.CacheUnavailableError:
                 self._row[Figure.OUTAGES] += 1
                 time.sleep(0.02)
-            except (SQLAlchemyError, OSError):
+            except self.strategy.errors:
                 self._row[Figure.ERRORS] += 1
                 time.sleep(0.02)
             self._row[Figure.STATE] = State.IDLE
@@ -260,10 +259,14 @@ def watch(spec: Spec, stop: Stop) -> None:
     log.close()
 
 
+Request = tuple[int, "str | None", list[int], int]
+"""A cause, the node that is meant, keys, and since when."""
+
+
 class Probe:
     """After a fault, reads a key until it is served from the cache again."""
 
-    def __init__(self, spec: Spec, strategy: Strategy, requests: Connection) -> None:
+    def __init__(self, spec: Spec, strategy: Cached, requests: Connection) -> None:
         self._strategy, self._requests = strategy, requests
         self._log = RecordLog(spec.path("probes"))
         self._open: set[tuple[int, int, int]] = set()
@@ -272,17 +275,21 @@ class Probe:
         """Probe until told to stop."""
         while not stop.requested:
             while self._requests.poll(0 if self._open else 0.1):
-                self._open.update(self._requests.recv())
+                self._take(self._requests.recv())
             for one in tuple(self._open):
                 self._probe(*one)
             self._log.flush_sometimes()
             time.sleep(PROBE_SECONDS)
         self._log.close()
 
+    def _take(self, request: Request) -> None:
+        cause, node, keys, since = request
+        self._open.update((cause, key, since) for key in keys if node in {None, self._strategy.node_of(key)})
+
     def _probe(self, cause: int, key: int, since: int) -> None:
         try:
             row = self._strategy.read_one(key)
-        except (SQLAlchemyError, OSError):
+        except self._strategy.errors:
             return
         now = monotonic_ns()
         late = now - since > GIVE_UP_SECONDS * 1e9

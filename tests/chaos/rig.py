@@ -154,7 +154,7 @@ def _figures(
         faults=counts,
         uncached={cause.name.lower(): _milliseconds(probes, cause) for cause in Cause},
         never_cached=int(np.count_nonzero(probes["until"] == 0)),
-        crashes=dict(fleet.crashes),
+        crashes=dict(fleet.crashes + faults.errors),
     )
 
 
@@ -179,7 +179,5 @@ def checked(directory: Path, versions: np.ndarray) -> Findings:
 
 
 def _part_of(paths: list[Path], part: int, parts: int) -> np.ndarray:
-    chosen = [np.zeros(0, READ)]
-    for some in records(paths, READ):
-        chosen.append(some[some["key"] % parts == part])
-    return np.concatenate(chosen)
+    some = [one[one["key"] % parts == part] for one in records(paths, READ)]
+    return np.concatenate([np.zeros(0, READ), *some])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 import sa_writethrough as wt
@@ -27,6 +28,8 @@ class Strategy(Protocol):
 
     sessions: sessionmaker[Session]
     item: type[Any]
+    errors: tuple[type[Exception], ...]
+    """What the application must expect; anything else ends the process, and with it the run's good name."""
     source: Source
     """Of the last read's rows."""
     hits: int
@@ -59,6 +62,8 @@ def engine_of(spec: Spec) -> Engine:
 class Direct:
     """No cache: the control."""
 
+    errors = (SQLAlchemyError,)
+
     def __init__(self, spec: Spec) -> None:
         self.item = models(spec.version)
         self.engine = engine_of(spec)
@@ -85,6 +90,8 @@ class Direct:
 
 class Cached:
     """The library. Reads take all of its ways in turn."""
+
+    errors = (SQLAlchemyError,)
 
     def __init__(self, spec: Spec) -> None:
         if not spec.verified:
@@ -125,6 +132,13 @@ class Cached:
         found = self._stats.hits - hits
         self.hits += found
         self.source = Source.DATABASE if not found else Source.CACHE if found == count else Source.EITHER
+
+    def node_of(self, key: int) -> str | None:
+        """Return the memcached node that owns *key*, as host:port."""
+        family, _ = self.cache._require(self.item)
+        scopes = self.cache._scopes(family, self.engine)
+        name = family.key(scopes[0], (key,)) if scopes else None
+        return None if name is None else str(self.cache._core.cache.store._owner(name).name)
 
     def commit(self, session: Session, keys: Sequence[int]) -> None:
         session.commit()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import threading
 import time
 from collections import Counter
-from multiprocessing.connection import Connection
 from typing import Any
 
 import psycopg
@@ -123,7 +121,9 @@ class World:
                 value = b"x" * size + b"\r\n"
                 sets = (f"set {mark}:{size:050d}:{n} 0 0 {size} noreply\r\n".encode() + value for n in range(ITEMS))
                 connection.sendall(b"".join(sets))
-            big = b"".join(b"set %d:%b 0 0 200000 noreply\r\n%b\r\n" % (n, mark.encode(), bytes(200_000)) for n in range(8))
+            big = b"".join(
+                b"set %d:%b 0 0 200000 noreply\r\n%b\r\n" % (n, mark.encode(), bytes(200_000)) for n in range(8)
+            )
             connection.sendall(big + b"mn\r\n")
             connection.recv(64)
         return int(node.stats()["evictions"]) - before
@@ -140,7 +140,7 @@ class World:
         """End some of the application's sessions; return how many."""
         found = self.sql(
             "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity"
-            f" WHERE application_name LIKE 'chaos %%' AND {where} ORDER BY random() LIMIT %s) some",
+            f" WHERE application_name LIKE 'chaos %%' AND {where} ORDER BY state = 'idle', random() LIMIT %s) chosen",
             [limit],
         )
         return sum(done for (done,) in found)

@@ -1,4 +1,4 @@
-"""`nox` alone does all that a change must pass: servers, lint, types, docs, a short benchmark, a minute under fire, tests, coverage.
+"""`nox` alone does all that a change must pass: servers, lint, types, docs, benchmark, chaos, tests, coverage.
 
 One thing at a time:
 

@@ -115,6 +115,14 @@ class Proxy:
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
 
+    def close(self) -> None:
+        """Close every socket."""
+        for port in self._ports.values():
+            for link in tuple(port.links):
+                self._cut(link)
+            port.listener.close()
+        self._selector.close()
+
     # --- orders ---
 
     def _obey(self) -> bool:
@@ -274,3 +282,4 @@ def run_proxy(targets: Mapping[str, tuple[str, int]], control: Connection) -> No
     control.send(proxy.addresses)
     with contextlib.suppress(BrokenPipeError):
         proxy.run()
+    proxy.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -166,6 +167,7 @@ def main() -> int:
     if not words or words[0] not in {*COMMANDS, "-h", "--help"}:
         words = ["run", *words]
     chosen = parser().parse_args(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop everything, as after Ctrl-C
     console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
         return COMMANDS[chosen.command](chosen, console)

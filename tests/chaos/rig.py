@@ -142,10 +142,13 @@ def _figures(
     if SLOW_COMMIT in counts:
         counts[SLOW_COMMIT] = board.total(Figure.SLOW)
     probes = np.concatenate([np.zeros(0, PROBE), *records(sorted(directory.glob("probes-*.log")), PROBE)])
+    findings = checked(directory, versions)
+    # Of a read of many rows the log only knows whether all of them were hits: the readers themselves count rows.
+    findings.hits = min(findings.reads, board.total(Figure.HITS))
     return Figures(
         strategy=settings.strategy,
         seconds=settings.seconds,
-        findings=checked(directory, versions),
+        findings=findings,
         commits=board.total(Figure.COMMITS),
         versions=len(versions) - settings.keys,
         unknown=board.total(Figure.UNKNOWN),

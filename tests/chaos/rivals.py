@@ -7,6 +7,7 @@ application does that must not fail with its cache.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +143,7 @@ class Repository:
         self.engine = engine_of(spec)
         self.sessions = sessionmaker(self.engine)
         setup_cache_listeners()
+        logging.getLogger("advanced_alchemy").setLevel(logging.CRITICAL)  # it logs every fault with its stack
         self._not_found = NotFoundError
         self._manager = CacheManager(
             CacheConfig(backend=BACKEND, arguments={"url": list(spec.caches)}, expiration_time=EXPIRATION_SECONDS)

@@ -36,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "--period", type=float, default=10.0, help="seconds between two faults of a class, about (default 10)"
     )
     load.add_argument("--readers", type=int, default=3)
-    load.add_argument("--writers", type=int, default=6)
+    load.add_argument("--writers", type=int, default=8)
     load.add_argument("--keys", type=int, default=1000)
-    load.add_argument("--slow", type=float, default=0.03, help="share of slow COMMITs (default 0.03)")
+    load.add_argument("--slow", type=float, default=0.02, help="share of slow COMMITs (default 0.02)")
     load.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     one = commands.add_parser("run", parents=[load], help="put the library under fire (this is done without a command)")
     one.add_argument("--control", action="store_true", help="read the database directly: must be clean")

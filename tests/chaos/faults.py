@@ -233,7 +233,7 @@ CLASSES = [
     Fault("writer killed", "", kill_writer),
     Fault("reader paused", "", pause(Role.READER)),
     Fault("writer paused", "", pause(Role.WRITER)),
-    Fault("process deployed", "", deploy, 3.0),
+    Fault("process deployed", "", deploy, 5.0),
     Fault("memcached killed", "node", kill_node),
     Fault("memcached restarted", "node", restart_node),
     Fault("memcached paused", "node", pause_node),

@@ -225,7 +225,7 @@ def come_or_go(writer: Writer, session: Session, keys: Sequence[int]) -> None:
     elif found is not None:
         session.delete(found)
     session.flush()
-    if found is None or writer.chance.random() < 0.7:
+    if found is None or writer.chance.random() < 0.95:
         session.expire_all()
         session.add(item(id=key, a=NUMBERS.next_value(), b=NUMBERS.next_value()))
         session.flush()

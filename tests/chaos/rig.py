@@ -39,13 +39,13 @@ class Settings:
     period: float = 10.0
     """About as often does each class of faults strike, in seconds."""
     readers: int = 3
-    writers: int = 6
+    writers: int = 8
     keys: int = 1000
     verified: bool = True
-    slow: float = 0.03
+    slow: float = 0.02
     """Share of the transactions with a slow COMMIT, where that fault is wanted."""
     read_pause: float = 0.0
-    write_pause: float = 0.08
+    write_pause: float = 0.05
 
     @property
     def probes(self) -> bool:

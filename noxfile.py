@@ -1,4 +1,4 @@
-"""`nox` alone does all that a change must pass: servers, lint, types, docs, a short benchmark, tests, coverage.
+"""`nox` alone does all that a change must pass: servers, lint, types, docs, benchmark, chaos, tests, coverage.
 
 One thing at a time:
 
@@ -6,6 +6,7 @@ One thing at a time:
     nox -s tests -- tests/unit    the same with pytest's own arguments
     nox -s tests_all              the tests with every Python from 3.10 to 3.13 that is here
     nox -s benchmark -- --full    the benchmark with its own arguments
+    nox -s chaos -- --minutes 60  processes under fire, every read checked, with arguments of its own
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ FULLY_COVERED = [
     "sa_writethrough/cache.py",
 ]
 
+# Without the verified fill, and with COMMITs longer than a tombstone lives: the rig must see what comes of it.
+BROKEN = [
+    *("--without-verified-fill", "--expect-violations", "--minutes", "0.25", "--keys", "100"),
+    *("--faults", "slow COMMIT", "writer killed", "--period", "2", "--slow", "0.15"),
+]
+
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["servers", "lint", "types", "docs", "benchmark", "tests", "coverage"]
+nox.options.sessions = ["servers", "lint", "types", "docs", "benchmark", "chaos", "tests", "coverage"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False  # nox skips the session and says so
@@ -109,6 +116,17 @@ def benchmark(session: nox.Session) -> None:
         session.skip(advice(packages))
     session.install("-e", ".[benchmark]")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--short"]))
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Put the library under fire for a minute and check every read; that a broken one is found out comes first."""
+    if packages := missing_packages():
+        session.skip(advice(packages))
+    session.install("-e", ".[chaos]")
+    if not session.posargs:
+        session.run("python", "-m", "tests.chaos", *BROKEN)
+    session.run("python", "-m", "tests.chaos", *session.posargs)
 
 
 @nox.session

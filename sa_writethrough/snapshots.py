@@ -87,7 +87,8 @@ def _inserted(layout: Layout, state: InstanceState[Any]) -> tuple[Any, ...] | No
     values = []
     for name, source, column in zip(layout.names, layout.sources, layout.columns, strict=True):
         value = state.dict.get(name, _ABSENT)
-        if value is _ABSENT and _defaults_to_null(source):
+        # What SQLAlchemy has expired was an SQL expression, or came back from the database: it is no NULL.
+        if value is _ABSENT and name not in state.expired_attributes and _defaults_to_null(source):
             value = None
         elif value is _ABSENT or column.exact is None or not column.exact(value):
             return None

@@ -31,6 +31,15 @@ def test_an_inserted_row_of_exact_columns_is_not_read_back(world: World, model: 
     world.published(model, 1)
 
 
+def test_an_inserted_sql_expression_is_no_null(world: World) -> None:
+    """The instance does not have the value after the flush: the row is read back, or fetched by SQLAlchemy."""
+    with world.sessions() as session:
+        session.add(Account(id=1, name=sa.func.lower("A"), note=sa.func.lower("N")))
+        session.commit()
+    world.published(Account, 1)
+    assert (world.entry(Account, 1)["name"], world.entry(Account, 1)["note"]) == ("a", "n")
+
+
 def test_updated_rows_cost_at_most_one_select(world: World) -> None:
     """The other columns are not known: they come by RETURNING, or by one SELECT for all rows."""
     world.add(Account(id=1, name="a"), Account(id=2, name="a"))

@@ -1,0 +1,119 @@
+"""The application's processes: started, killed, replaced, rolled from one version of the model to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tests.chaos.client import Board, Figure, Role, Spec, State
+from tests.chaos.load import Request, run_client
+
+__all__ = ["Fleet", "Seat"]
+
+LOOK_SECONDS = 0.02
+END_SECONDS = 20.0
+EXPECTED_EXITS = frozenset({0, -signal.SIGKILL})
+processes = multiprocessing.get_context("forkserver")
+
+
+@dataclass
+class Seat:
+    """A place that one process after the other takes."""
+
+    slot: int
+    role: Role
+    version: int
+    process: Any = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to whoever sits here."""
+        with contextlib.suppress(ProcessLookupError, AttributeError):
+            os.kill(self.process.pid, number)
+
+
+class Fleet:
+    """Keeps every seat taken until it is told to end."""
+
+    def __init__(self, board: Board, roles: list[Role], make_spec: Callable[[Seat, int], Spec]) -> None:
+        self.seats = [Seat(slot, role, 1) for slot, role in enumerate(roles)]
+        self.crashes: Counter[str] = Counter()
+        """Processes that ended as nobody wanted them to."""
+        self._board, self._make_spec = board, make_spec
+        self._numbers = itertools.count(1)
+        self._ending = threading.Event()
+        self._requests: Connection | None = None
+        self._thread = threading.Thread(target=self._keep, name="fleet")
+
+    def start(self) -> None:
+        """Start every process."""
+        for seat in self.seats:
+            self._take(seat)
+        self._thread.start()
+
+    def pick(self, role: Role, chance: random.Random, *, committing: bool = False) -> Seat:
+        """Return a seat of *role*, if *committing* one that is in the middle of a COMMIT, if there is any."""
+        seats = [seat for seat in self.seats if seat.role is role]
+        if committing:
+            busy = [seat for seat in seats if self._board.rows[seat.slot, Figure.STATE] == State.COMMITTING]
+            return chance.choice(busy or seats)
+        return chance.choice(seats)
+
+    def died_in_commit(self, seat: Seat) -> int | None:
+        """Return the key that the killed process of *seat* was committing, or None if it was not."""
+        row = self._board.rows[seat.slot]
+        return int(row[Figure.KEY]) if row[Figure.STATE] == State.COMMITTING else None
+
+    def probe(self, request: Request) -> None:
+        """Have keys probed."""
+        if self._requests is not None:
+            with contextlib.suppress(OSError):
+                self._requests.send(request)
+
+    def end(self) -> None:
+        """Let every process finish what it is at, and end."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for seat in self.seats:
+            seat.signal(signal.SIGCONT)
+            seat.signal(signal.SIGTERM)
+        deadline = time.monotonic() + END_SECONDS
+        for seat in self.seats:
+            if seat.process is not None:
+                seat.process.join(max(0.1, deadline - time.monotonic()))
+                if seat.process.is_alive():
+                    seat.process.kill()
+                    seat.process.join()
+                self._note_exit(seat)
+
+    def _keep(self) -> None:
+        while not self._ending.wait(LOOK_SECONDS):
+            for seat in self.seats:
+                if not seat.process.is_alive():
+                    self._note_exit(seat)
+                    self._take(seat)
+
+    def _take(self, seat: Seat) -> None:
+        requests = None
+        if seat.role is Role.PROBE:
+            requests, self._requests = processes.Pipe(duplex=False)
+        spec = self._make_spec(seat, next(self._numbers))
+        seat.process = processes.Process(target=run_client, args=(spec, requests), name=f"chaos {seat.role.value}")
+        seat.process.start()
+        if requests is not None:
+            requests.close()
+
+    def _note_exit(self, seat: Seat) -> None:
+        if seat.process.exitcode not in EXPECTED_EXITS:
+            self.crashes[f"{seat.role.value} ended with {seat.process.exitcode}"] += 1

@@ -10,6 +10,7 @@ A database is a value. `execute` says what becomes of it, and what the client is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = "tuple[int, int] | None"
@@ -84,7 +85,7 @@ class Rows(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The statement failed: "integrity", "lost" (the connection; the fate of a COMMIT is unknown)."""
+    """The statement failed: "integrity", "serialization", "lost" (the connection; the fate of a COMMIT is unknown)."""
 
     why: str
 
@@ -190,8 +191,8 @@ def end_orphan(database: Database, index: int, *, commit: bool) -> Effect:
 def _select(
     database: Database, client: int, transaction: Transaction, rows: tuple[int, ...], *, share: bool
 ) -> Effect | None:
-    versions = list(database.versions)
-    found, locked = [], set()
+    found: list[Found] = []
+    locked: set[int] = set()
     for row in rows:
         own = written(transaction, row)
         seen = own or (transaction.snapshot or database.versions)[row]
@@ -203,14 +204,15 @@ def _select(
         if row in _held(database, client, "exclusive"):
             continue
         newest = own or database.versions[row]
+        if transaction.snapshot is not None and newest.value != seen.value:
+            return _with(database, client, transaction._replace(failed=True), Refused("serialization"))
         if newest.value is not None:
             found.append(Found(row, newest.value, unlocked=not newest.touched))
             locked.add(row)
-            if own is None:
-                versions[row] = Version(newest.value, touched=True)
     last = transaction.frames[-1]
+    touched = [row for row in locked if written(transaction, row) is None]
     transaction = _with_last(transaction, last._replace(shared=last.shared | locked))
-    return _with(database._replace(versions=tuple(versions)), client, transaction, Rows(tuple(found)))
+    return _with(_touched(database, touched), client, transaction, Rows(tuple(found)))
 
 
 def _insert(
@@ -236,18 +238,31 @@ def _change(
     present = {row: value for row, value in present.items() if value is not None}
     if any(row in _held(database, client, "exclusive") | _held(database, client, "shared") for row in present):
         return None
-    versions = list(database.versions)
+    touched = [row for row in present if written(transaction, row) is None]
     found = []
     for row, value in present.items():
-        if written(transaction, row) is None:
-            versions[row] = versions[row]._replace(touched=True)
         new: Value = None
         if changes is not None:
             columns = dict(zip(COLUMNS, value, strict=True)) | dict(changes)
             new = (columns["a"], columns["b"])
         transaction = _write(transaction, row, new)
         found.append(Found(row, new or value, unlocked=True))
-    return _with(database._replace(versions=tuple(versions)), client, transaction, Rows(tuple(found)))
+    return _with(_touched(database, touched), client, transaction, Rows(tuple(found)))
+
+
+def _touched(database: Database, rows: Sequence[int]) -> Database:
+    """Mark the committed versions of rows, in every snapshot that sees them, too."""
+    if not rows:
+        return database
+
+    def marked(versions: tuple[Version, ...]) -> tuple[Version, ...]:
+        return tuple(v._replace(touched=True) if row in rows else v for row, v in enumerate(versions))
+
+    open_ = tuple(
+        t._replace(snapshot=marked(t.snapshot)) if t is not None and t.snapshot is not None else t
+        for t in database.open
+    )
+    return database._replace(versions=marked(database.versions), open=open_)
 
 
 def _end(database: Database, client: int, *, commit: bool) -> Effect:

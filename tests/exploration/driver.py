@@ -65,7 +65,11 @@ class ProgrammingError(DatabaseError):
     """PEP 249."""
 
 
-_ERRORS: dict[str, type[DatabaseError]] = {"integrity": IntegrityError, "lost": OperationalError}
+_ERRORS: dict[str, type[DatabaseError]] = {
+    "integrity": IntegrityError,
+    "serialization": InternalError,
+    "lost": OperationalError,
+}
 
 
 class _Info:

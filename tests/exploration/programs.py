@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from sqlalchemy import create_engine, update
@@ -25,21 +26,28 @@ EXPECTED = (wt.CacheUnavailableError, OperationalError, StaleDataError, Integrit
 
 
 class Registered:
-    """One process: its engine, its Session factory, its registration. Warm: nothing is learnt while it is explored."""
+    """One process: its engine, its Session factory, its registration. Warm: nothing is learnt while it is explored.
 
-    def __init__(self, model: type = Item, policy: wt.CachePolicy | None = None, isolation: str | None = None) -> None:
+    *lossless*: its store keeps tombstones and its fills are not verified, as with the in-process store on SQLite.
+    """
+
+    def __init__(self, model: type = Item, *, isolation: str | None = None, lossless: bool = False) -> None:
         options = {} if isolation is None else {"isolation_level": isolation}
         self.model = model
         self.repeatable = isolation is not None
         self.engine = create_engine("postgresql+exploration://", module=driver, poolclass=RunPool, **options)
         self.factory = sessionmaker(self.engine)
-        self.cache = wt.register(self.factory, RemoteStore(), models=[model], policy=policy)
+        self.lossless = lossless
+        self.cache = wt.register(self.factory, RemoteStore(keeps_tombstones=lossless), models=[model])
         Run(self._warm).switch()
-        (self.scope,) = self.cache._core.scopes(self.cache._require(model)[0], None)
+        self.scope: Any = self.cache._core.scope_in(self.cache._require(model)[0], self.engine)
 
     def _warm(self) -> None:
         with self.factory() as session:
             session.connection()
+        if self.lossless:
+            facts = self.cache._core.engines._facts
+            facts[self.engine] = replace(facts[self.engine], dialect_name="sqlite")
         current().over = True
         with self.factory() as session:
             self.cache.get(session, self.model, 1)

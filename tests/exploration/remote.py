@@ -1,6 +1,6 @@
 """The store that explored code uses: every call is messages, which the explorer delivers, late, or never.
 
-Also what the far end makes of a message, by the library's own table (`coherence`): entries that may be lost, epochs as
+Also what the far end makes of a message, by the library's own table (`coherence.on_read`, `coherence.after`): entries that may be lost, epochs as
 memcached has them. An entry's *generation* is its epoch's, and only a row of the present one is readable.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+from sa_writethrough import coherence
 from sa_writethrough.coherence import (
     ABSENT,
     BUSY,
@@ -31,8 +32,6 @@ from sa_writethrough.coherence import (
     Token,
     Tombstone,
     Value,
-    after,
-    on_read,
 )
 from sa_writethrough.exceptions import CacheUnavailableError
 from tests.exploration.runs import Await, ExploredToken, Read, Sent, ask, current, number, tell
@@ -60,7 +59,8 @@ class _Reply:
 class RemoteStore:
     """A `Store` of the run that uses it."""
 
-    keeps_tombstones = False
+    def __init__(self, *, keeps_tombstones: bool = False) -> None:
+        self.keeps_tombstones = keeps_tombstones
 
     def read(self, keys: Sequence[str], epoch: str | None, intent: Intent) -> Sequence[Reading]:
         """See `Store.read`."""
@@ -186,7 +186,7 @@ def deliver(contents: Contents, message: Message) -> Delivered:
     if isinstance(what, Announce):
         epoch = contents.epoch(what.epoch)
         token = replace(token, generation=None if epoch.closed else epoch.generation)
-    state, outcome = after(entry.state, what, token)
+    state, outcome = coherence.after(entry.state, what, token)
     if isinstance(state, Value) and isinstance(what.token, ExploredToken):  # type: ignore[union-attr]  # only such changes make one
         generation = what.token.generation  # type: ignore[union-attr]  # the same
         state = ABSENT if generation is None else state
@@ -204,7 +204,7 @@ def _read(contents: Contents, look: Look, message: Message) -> Delivered:
     state = entry.state
     if isinstance(state, Value) and entry.generation != epoch.generation:
         state = ABSENT
-    state, reading = on_read(state, look.intent, ExploredToken(message.owner, message.number, epoch.generation))
+    state, reading = coherence.on_read(state, look.intent, ExploredToken(message.owner, message.number, epoch.generation))
     if isinstance(reading, Hit):
         return contents, reading.payload
     if isinstance(reading, Leased):
@@ -215,7 +215,7 @@ def _read(contents: Contents, look: Look, message: Message) -> Delivered:
 def _change_epoch(contents: Contents, change: Change, message: Message) -> Delivered:
     epoch = contents.epoch(change.key)
     state: State = Value(b"") if epoch.closed is None else Tombstone(epoch.closed)
-    state, outcome = after(state, change, ExploredToken(message.owner, message.number, None))
+    state, outcome = coherence.after(state, change, ExploredToken(message.owner, message.number, None))
     if isinstance(state, Tombstone):
         if epoch.closed == state.token:
             return contents, outcome

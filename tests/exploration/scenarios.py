@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class Scenario:
     """Actors on rows of one table, which have these columns a and b at first (None: there is no such row).
 
     short, full, deep: the budgets (losses, kills, timeouts, cuts) of the three depths.
+    restarts: a loss may also be a restart of the store, which ends every epoch.
+    lossless: the store loses values alone, and fills are not verified, as in the in-process store on SQLite.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Scenario:
     full: tuple[int, int, int, int]
     deep: tuple[int, int, int, int]
     restarts: bool = False
+    lossless: bool = False
 
 
 class Cast:
@@ -50,7 +53,9 @@ class Cast:
         for actor in scenario.actors:
             if actor.kind not in kinds:
                 made = Registered(
-                    getattr(actor.program, "model", p.Item), isolation=getattr(actor.program, "isolation", None)
+                    getattr(actor.program, "model", p.Item),
+                    isolation=getattr(actor.program, "isolation", None),
+                    lossless=scenario.lossless,
                 )
                 self.registered.append(made)
                 kinds[actor.kind] = Tree(program_of(made, actor.program))
@@ -109,31 +114,162 @@ def _cast(**programs: Program | tuple[int, Program]) -> tuple[ActorSpec, ...]:
     return tuple(actors)
 
 
-def _two_and_two() -> Scenario:
-    return Scenario(
-        "two writers, two readers",
-        "One row. One writer loads the row first and writes the other column, so its instance may be old.",
-        _cast(W=p.writes(a=1), L=p.changes(b=2), R=(2, p.reads(1))),
-        rows=((0, 0),),
-        short=(1, 0, 0, 0),
-        full=(2, 1, 0, 0),
-        deep=(2, 1, 1, 1),
-    )
+A_TO_B = ((0, 0),)
+"""One row that is there."""
+
+SCENARIOS: dict[str, Scenario] = {}
 
 
-def _three_and_one() -> Scenario:
-    return Scenario(
-        "three writers, one reader",
-        "One row.",
-        _cast(W=p.writes(a=1), X=p.writes(b=2), Y=p.writes(a=3), R=p.reads(1)),
-        rows=((0, 0),),
-        short=(1, 0, 0, 0),
-        full=(2, 1, 0, 0),
-        deep=(2, 1, 1, 1),
-    )
+def _add(name: str, about: str, actors: tuple[ActorSpec, ...], rows: Any = A_TO_B, **options: Any) -> None:
+    SCENARIOS[name] = Scenario(name, about, actors, rows, **options)
 
 
-SCENARIOS: dict[str, Callable[[], Scenario]] = {
-    "2w2r": _two_and_two,
-    "3w1r": _three_and_one,
-}
+_add(
+    "2w2r",
+    "Two writers, one of which loads the row first and writes the other column, so that its instance may be old; "
+    "two readers; one row.",
+    _cast(W=p.writes(a=1), L=p.changes(b=2), R=(2, p.reads(1))),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "3w1r",
+    "Three writers and a reader; one row.",
+    _cast(W=p.writes(a=1), X=p.writes(b=2), Y=p.writes(a=3), R=p.reads(1)),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "savepoint rolled back",
+    "A writer of two rows, whose change of the second, and second change of the first, are inside a savepoint that is "
+    "rolled back; a writer of the second row; a reader of both in one call, and one of the second.",
+    _cast(S=p.writes_two_with_savepoint(release=False), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
+    rows=((0, 0), (0, 0)),
+    short=(0, 0, 0, 0),
+    full=(1, 1, 0, 0),
+    deep=(2, 1, 1, 0),
+)
+_add(
+    "savepoint released",
+    "The same, and the savepoint is released.",
+    _cast(S=p.writes_two_with_savepoint(release=True), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
+    rows=((0, 0), (0, 0)),
+    short=(0, 0, 0, 0),
+    full=(1, 1, 0, 0),
+    deep=(2, 1, 1, 0),
+)
+_add(
+    "delete and insert",
+    "One process deletes a row and inserts it again, in two transactions on one connection; two readers.",
+    _cast(D=p.one_after_another(p.deletes(1), p.inserts(1, 3, 4)), R=(2, p.reads(1))),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "insert against delete",
+    "A row that is not there: two processes insert it, a third deletes it, a fourth reads it twice.",
+    _cast(
+        I=p.inserts(1, 1, 1), J=p.inserts(1, 2, 2), D=p.deletes(1), R=p.one_after_another(p.reads(1), p.reads(1))
+    ),
+    rows=(None,),
+    short=(0, 1, 0, 0),
+    full=(1, 1, 0, 1),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "unknown commit",
+    "A writer that loses its connection in COMMIT and tries again with another value; another writer, and a reader.",
+    _cast(W=p.one_after_another(p.writes(a=1), p.writes(a=2)), X=p.writes(b=3), R=p.reads(1)),
+    short=(1, 0, 0, 1),
+    full=(1, 1, 0, 1),
+    deep=(2, 1, 1, 2),
+)
+_add(
+    "unanswered store",
+    "A store that answers late or never: an unacknowledged announcement, a lease that nobody knows of.",
+    _cast(W=p.writes(a=1), L=p.changes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
+    short=(0, 0, 1, 0),
+    full=(1, 0, 2, 0),
+    deep=(2, 1, 2, 0),
+)
+_add(
+    "rolled back",
+    "A writer that rolls back, one that commits, a reader that reads twice.",
+    _cast(B=p.writes_and_rolls_back(a=1), W=p.writes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "outer transaction",
+    "A session that commits inside somebody else's transaction, which is rolled back; a writer, and a reader.",
+    _cast(O=p.writes_inside_outer_transaction(a=1), W=p.writes(b=2), R=p.reads(1)),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "own writes",
+    "A session that reads, inside its transaction, what it wrote; a writer, and a reader.",
+    _cast(O=p.writes_and_reads_back(a=1), W=p.writes(b=2), R=p.reads(1)),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "repeatable read",
+    "A reader in REPEATABLE READ whose snapshot is older than its read; two writers, and a reader.",
+    _cast(S=p.repeatable(p.reads_late_in_transaction(2, 1)), W=p.writes(a=1), X=p.writes(b=2), R=p.reads(1)),
+    rows=((0, 0), (0, 0)),
+    short=(1, 0, 0, 0),
+    full=(2, 1, 0, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "late in a transaction",
+    "The same reader in READ COMMITTED, which does fill.",
+    _cast(S=p.reads_late_in_transaction(2, 1), W=p.writes(a=1), L=p.changes(b=2), R=p.reads(1)),
+    rows=((0, 0), (0, 0)),
+    short=(1, 0, 0, 0),
+    full=(2, 1, 0, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "unnamed rows",
+    "A statement that changes rows which nobody can list, and so closes their epoch; a writer and a reader; the store "
+    "may restart.",
+    _cast(B=p.writes_all(b=9), W=p.writes(a=1), R=(2, p.reads(1))),
+    restarts=True,
+    short=(1, 0, 0, 0),
+    full=(2, 1, 0, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "rolling deploy",
+    "A writer and a reader of the older version of a model, which knows one column less, beside one of each of the new.",
+    _cast(W=p.writes(b=1), R=p.reads(1), V=p.old(p.writes(a=2)), Q=p.old(p.reads(1))),
+    short=(0, 0, 0, 0),
+    full=(1, 1, 0, 0),
+    deep=(2, 1, 1, 0),
+)
+_add(
+    "eviction",
+    "An operator evicts the row; a writer, and two readers.",
+    _cast(E=p.evicts(1), W=p.writes(a=1), R=(2, p.reads(1))),
+    short=(1, 1, 0, 0),
+    full=(2, 1, 1, 0),
+    deep=(2, 1, 1, 1),
+)
+_add(
+    "store that keeps tombstones",
+    "Fills that are not verified, on a store that loses no tombstone: two writers, a reader, an eviction; a COMMIT's "
+    "outcome may be unknown.",
+    _cast(W=p.writes(a=1), L=p.changes(b=2), E=p.evicts(1), R=p.reads(1)),
+    lossless=True,
+    short=(0, 1, 0, 0),
+    full=(1, 1, 1, 0),
+    deep=(1, 1, 1, 1),
+)

@@ -482,6 +482,8 @@ class Exploration:
         contents = self.stores.values[state[STORE]]
         spent = self.budgets(budget._replace(losses=budget.losses - 1))
         for entry in contents.entries:
+            if self.scenario.lossless and not isinstance(entry.state, Value):
+                continue
             lost = self.stores(remote.lose(contents, entry.key))
             yield Move("lose", None, entry.key), (state[DATABASE], lost, state[MESSAGES], spent, *state[ACTORS:]), None
         if self.scenario.restarts:

@@ -11,7 +11,7 @@ from tests.exploration import programs as p
 from tests.exploration.programs import Program, Registered, program_of
 from tests.exploration.runs import Stop, Tree
 
-__all__ = ["SCENARIOS", "ActorSpec", "Cast", "Scenario"]
+__all__ = ["A_TO_B", "SCENARIOS", "ActorSpec", "Cast", "Scenario", "cast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Scenario:
     about: str
     actors: tuple[ActorSpec, ...]
     rows: tuple[tuple[int, int] | None, ...]
-    short: tuple[int, int, int, int]
-    full: tuple[int, int, int, int]
-    deep: tuple[int, int, int, int]
+    short: tuple[int, int, int, int] = (0, 0, 0, 0)
+    full: tuple[int, int, int, int] = (0, 0, 0, 0)
+    deep: tuple[int, int, int, int] = (0, 0, 0, 0)
     restarts: bool = False
     lossless: bool = False
 
@@ -106,7 +106,8 @@ class Cast:
             registered.close()
 
 
-def _cast(**programs: Program | tuple[int, Program]) -> tuple[ActorSpec, ...]:
+def cast(**programs: Program | tuple[int, Program]) -> tuple[ActorSpec, ...]:
+    """Return actors by name; of a number and a program as many of one kind."""
     actors = []
     for name, given in programs.items():
         count, program = given if isinstance(given, tuple) else (1, given)
@@ -128,7 +129,7 @@ _add(
     "2w2r",
     "Two writers, one of which loads the row first and writes the other column, so that its instance may be old; "
     "two readers; one row.",
-    _cast(W=p.writes(a=1), L=p.changes(b=2), R=(2, p.reads(1))),
+    cast(W=p.writes(a=1), L=p.changes(b=2), R=(2, p.reads(1))),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -136,7 +137,7 @@ _add(
 _add(
     "3w1r",
     "Three writers and a reader; one row.",
-    _cast(W=p.writes(a=1), X=p.writes(b=2), Y=p.writes(a=3), R=p.reads(1)),
+    cast(W=p.writes(a=1), X=p.writes(b=2), Y=p.writes(a=3), R=p.reads(1)),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -145,7 +146,7 @@ _add(
     "savepoint rolled back",
     "A writer of two rows, whose change of the second, and second change of the first, are inside a savepoint that is "
     "rolled back; a writer of the second row; a reader of both in one call, and one of the second.",
-    _cast(S=p.writes_two_with_savepoint(release=False), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
+    cast(S=p.writes_two_with_savepoint(release=False), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
     full=(1, 1, 0, 0),
@@ -154,7 +155,7 @@ _add(
 _add(
     "savepoint released",
     "The same, and the savepoint is released.",
-    _cast(S=p.writes_two_with_savepoint(release=True), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
+    cast(S=p.writes_two_with_savepoint(release=True), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
     full=(1, 1, 0, 0),
@@ -163,7 +164,7 @@ _add(
 _add(
     "delete and insert",
     "One process deletes a row and inserts it again, in two transactions on one connection; two readers.",
-    _cast(D=p.one_after_another(p.deletes(1), p.inserts(1, 3, 4)), R=(2, p.reads(1))),
+    cast(D=p.one_after_another(p.deletes(1), p.inserts(1, 3, 4)), R=(2, p.reads(1))),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -171,7 +172,7 @@ _add(
 _add(
     "insert against delete",
     "A row that is not there: two processes insert it, a third deletes it, a fourth reads it twice.",
-    _cast(
+    cast(
         I=p.inserts(1, 1, 1), J=p.inserts(1, 2, 2), D=p.deletes(1), R=p.one_after_another(p.reads(1), p.reads(1))
     ),
     rows=(None,),
@@ -182,7 +183,7 @@ _add(
 _add(
     "unknown commit",
     "A writer that loses its connection in COMMIT and tries again with another value; another writer, and a reader.",
-    _cast(W=p.one_after_another(p.writes(a=1), p.writes(a=2)), X=p.writes(b=3), R=p.reads(1)),
+    cast(W=p.one_after_another(p.writes(a=1), p.writes(a=2)), X=p.writes(b=3), R=p.reads(1)),
     short=(1, 0, 0, 1),
     full=(1, 1, 0, 1),
     deep=(2, 1, 1, 2),
@@ -190,7 +191,7 @@ _add(
 _add(
     "unanswered store",
     "A store that answers late or never: an unacknowledged announcement, a lease that nobody knows of.",
-    _cast(W=p.writes(a=1), L=p.changes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
+    cast(W=p.writes(a=1), L=p.changes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
     short=(0, 0, 1, 0),
     full=(1, 0, 2, 0),
     deep=(2, 1, 2, 0),
@@ -198,7 +199,7 @@ _add(
 _add(
     "rolled back",
     "A writer that rolls back, one that commits, a reader that reads twice.",
-    _cast(B=p.writes_and_rolls_back(a=1), W=p.writes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
+    cast(B=p.writes_and_rolls_back(a=1), W=p.writes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -206,7 +207,7 @@ _add(
 _add(
     "outer transaction",
     "A session that commits inside somebody else's transaction, which is rolled back; a writer, and a reader.",
-    _cast(O=p.writes_inside_outer_transaction(a=1), W=p.writes(b=2), R=p.reads(1)),
+    cast(O=p.writes_inside_outer_transaction(a=1), W=p.writes(b=2), R=p.reads(1)),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -214,7 +215,7 @@ _add(
 _add(
     "own writes",
     "A session that reads, inside its transaction, what it wrote; a writer, and a reader.",
-    _cast(O=p.writes_and_reads_back(a=1), W=p.writes(b=2), R=p.reads(1)),
+    cast(O=p.writes_and_reads_back(a=1), W=p.writes(b=2), R=p.reads(1)),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -222,7 +223,7 @@ _add(
 _add(
     "repeatable read",
     "A reader in REPEATABLE READ whose snapshot is older than its read; two writers, and a reader.",
-    _cast(S=p.repeatable(p.reads_late_in_transaction(2, 1)), W=p.writes(a=1), X=p.writes(b=2), R=p.reads(1)),
+    cast(S=p.repeatable(p.reads_late_in_transaction(2, 1)), W=p.writes(a=1), X=p.writes(b=2), R=p.reads(1)),
     rows=((0, 0), (0, 0)),
     short=(1, 0, 0, 0),
     full=(2, 1, 0, 0),
@@ -231,7 +232,7 @@ _add(
 _add(
     "late in a transaction",
     "The same reader in READ COMMITTED, which does fill.",
-    _cast(S=p.reads_late_in_transaction(2, 1), W=p.writes(a=1), L=p.changes(b=2), R=p.reads(1)),
+    cast(S=p.reads_late_in_transaction(2, 1), W=p.writes(a=1), L=p.changes(b=2), R=p.reads(1)),
     rows=((0, 0), (0, 0)),
     short=(1, 0, 0, 0),
     full=(2, 1, 0, 0),
@@ -241,7 +242,7 @@ _add(
     "unnamed rows",
     "A statement that changes rows which nobody can list, and so closes their epoch; a writer and a reader; the store "
     "may restart.",
-    _cast(B=p.writes_all(b=9), W=p.writes(a=1), R=(2, p.reads(1))),
+    cast(B=p.writes_all(b=9), W=p.writes(a=1), R=(2, p.reads(1))),
     restarts=True,
     short=(1, 0, 0, 0),
     full=(2, 1, 0, 0),
@@ -250,7 +251,7 @@ _add(
 _add(
     "rolling deploy",
     "A writer and a reader of the older version of a model, which knows one column less, beside one of each of the new.",
-    _cast(W=p.writes(b=1), R=p.reads(1), V=p.old(p.writes(a=2)), Q=p.old(p.reads(1))),
+    cast(W=p.writes(b=1), R=p.reads(1), V=p.old(p.writes(a=2)), Q=p.old(p.reads(1))),
     short=(0, 0, 0, 0),
     full=(1, 1, 0, 0),
     deep=(2, 1, 1, 0),
@@ -258,7 +259,7 @@ _add(
 _add(
     "eviction",
     "An operator evicts the row; a writer, and two readers.",
-    _cast(E=p.evicts(1), W=p.writes(a=1), R=(2, p.reads(1))),
+    cast(E=p.evicts(1), W=p.writes(a=1), R=(2, p.reads(1))),
     short=(1, 1, 0, 0),
     full=(2, 1, 1, 0),
     deep=(2, 1, 1, 1),
@@ -267,7 +268,7 @@ _add(
     "store that keeps tombstones",
     "Fills that are not verified, on a store that loses no tombstone: two writers, a reader, an eviction; a COMMIT's "
     "outcome may be unknown.",
-    _cast(W=p.writes(a=1), L=p.changes(b=2), E=p.evicts(1), R=p.reads(1)),
+    cast(W=p.writes(a=1), L=p.changes(b=2), E=p.evicts(1), R=p.reads(1)),
     lossless=True,
     short=(0, 1, 0, 0),
     full=(1, 1, 1, 0),

@@ -118,12 +118,16 @@ class Look(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What is under way: of whom, which of its messages, what it asks for, and whether the sender waits."""
+    """What is under way: of whom, which of its messages, what it asks for, and whether the sender waits.
+
+    seen: the generation of the epoch (None in it: closed) where that was looked at before the entry itself.
+    """
 
     owner: int
     number: int
     what: Change | Look
     awaited: bool
+    seen: tuple[int | None] | None = None
 
 
 class Entry(NamedTuple):
@@ -171,6 +175,24 @@ class Contents(NamedTuple):
 Delivered: TypeAlias = "tuple[Contents, Any]"
 
 
+def seen(contents: Contents, message: Message) -> Message | None:
+    """Return a message that has looked at its epoch; None where it has done so, or need not.
+
+    A pipeline's commands are not one moment: memcached answers the epoch first, and then the entry.
+    """
+    if message.seen is not None or not isinstance(message.what, Look | Announce):
+        return None
+    return message._replace(seen=(_generation(contents, message),))
+
+
+def _generation(contents: Contents, message: Message) -> int | None:
+    """Return the epoch's generation, or None where it is closed, as the message sees it."""
+    if message.seen is not None:
+        return message.seen[0]
+    epoch = contents.epoch(message.what.epoch)  # type: ignore[union-attr]  # only asked of those that have one
+    return epoch.generation if epoch.closed is None else None
+
+
 def deliver(contents: Contents, message: Message) -> Delivered:
     """Return what a message makes of the contents, and the answer, whose tokens are the sender's own."""
     what = message.what
@@ -184,8 +206,7 @@ def deliver(contents: Contents, message: Message) -> Delivered:
     entry = contents.entry(what.key)
     token = ExploredToken(message.owner, message.number, None)
     if isinstance(what, Announce):
-        epoch = contents.epoch(what.epoch)
-        token = replace(token, generation=None if epoch.closed else epoch.generation)
+        token = replace(token, generation=_generation(contents, message))
     state, outcome = coherence.after(entry.state, what, token)
     if isinstance(state, Value) and isinstance(what.token, ExploredToken):  # type: ignore[union-attr]  # only such changes make one
         generation = what.token.generation  # type: ignore[union-attr]  # the same
@@ -197,14 +218,14 @@ def deliver(contents: Contents, message: Message) -> Delivered:
 
 
 def _read(contents: Contents, look: Look, message: Message) -> Delivered:
-    epoch = contents.epoch(look.epoch)
-    if epoch.closed is not None:
+    generation = _generation(contents, message)
+    if generation is None:
         return contents, BUSY
     entry = contents.entry(look.key)
     state = entry.state
-    if isinstance(state, Value) and entry.generation != epoch.generation:
+    if isinstance(state, Value) and entry.generation != generation:
         state = ABSENT
-    state, reading = coherence.on_read(state, look.intent, ExploredToken(message.owner, message.number, epoch.generation))
+    state, reading = coherence.on_read(state, look.intent, ExploredToken(message.owner, message.number, generation))
     if isinstance(reading, Hit):
         return contents, reading.payload
     if isinstance(reading, Leased):
@@ -263,7 +284,7 @@ def renamed(value: Any, names: tuple[int, ...]) -> Any:
     match value:
         case ExploredToken(owner=int(owner)):
             return replace(value, owner=names[owner])
-        case Message(owner, _, what, _):
+        case Message(owner=owner, what=what):
             return value._replace(owner=names[owner], what=renamed(what, names))
         case Entry(_, state, _):
             return value._replace(state=renamed(state, names))

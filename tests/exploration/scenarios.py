@@ -29,6 +29,7 @@ class Scenario:
 
     short, full, deep: the budgets (losses, kills, timeouts, cuts) of the three depths.
     restarts: a loss may also be a restart of the store, which ends every epoch.
+    pipelined: a message looks at its epoch at one moment, and at its entry at a later one.
     lossless: the store loses values alone, and fills are not verified, as in the in-process store on SQLite.
     """
 
@@ -41,6 +42,7 @@ class Scenario:
     deep: tuple[int, int, int, int] = (0, 0, 0, 0)
     restarts: bool = False
     lossless: bool = False
+    pipelined: bool = False
 
 
 class Cast:
@@ -244,6 +246,7 @@ _add(
     "may restart.",
     cast(B=p.writes_all(b=9), W=p.writes(a=1), R=(2, p.reads(1))),
     restarts=True,
+    pipelined=True,
     short=(1, 0, 0, 0),
     full=(2, 1, 0, 0),
     deep=(2, 1, 1, 1),

@@ -21,7 +21,7 @@ from sa_writethrough.unit import Phase
 from tests.exploration import programs as p
 from tests.exploration.runs import ExploredToken
 from tests.exploration.scenarios import A_TO_B, Scenario, cast
-from tests.exploration.search import Budget
+from tests.exploration.states import Budget
 
 Entered = Callable[[], AbstractContextManager[Any]]
 

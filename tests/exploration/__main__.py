@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - its output is what it is for
 """`python -m tests.exploration`: explore, show what a mutant breaks, replay a schedule.
 
     python -m tests.exploration                          every scenario, within the bounds that CI has
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(wrong is not None)
     if options.mutant is not None:
         return _show_mutants(list(MUTANTS) if options.mutant == "all" else [options.mutant], options)
-    tasks = [Task(name, _budget(SCENARIOS[name], options), False, options.seconds) for name in _names(options)]
+    tasks = [Task(name, _budget(SCENARIOS[name], options), seconds=options.seconds) for name in _names(options)]
     return _explore(tasks, options.jobs)
 
 
@@ -110,7 +111,7 @@ def _show_mutants(names: Sequence[str], options: argparse.Namespace) -> int:
     found = 0
     for name in names:
         mutant = MUTANTS[name]
-        result, lines = done(Task(name, mutant.budget, True, options.seconds))
+        result, lines = done(Task(name, mutant.budget, mutant=True, seconds=options.seconds))
         found += result.violation is not None
         if len(names) > 1:
             print(f"{name:<38}{len(result.schedule):>3} steps  without the rule: {mutant.rule}")

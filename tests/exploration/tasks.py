@@ -24,8 +24,8 @@ class Task:
 
     name: str
     budget: Budget
-    mutant: bool
-    seconds: float | None
+    mutant: bool = False
+    seconds: float | None = None
 
 
 def done(task: Task) -> tuple[Result, list[str]]:
@@ -76,7 +76,7 @@ def _token(task: Task, choices: Sequence[int]) -> str:
 def replayed(token: str) -> tuple[list[str], str | None]:
     """Return a schedule in words, and what is wrong at its end."""
     kind, name, budget, choices = token.split(":")
-    task = Task(name, Budget(*map(int, budget.split(","))), kind == "mutant", None)
+    task = Task(name, Budget(*map(int, budget.split(","))), kind == "mutant")
     with _world(task) as world:
         steps, wrong = replay(world, [int(choice) for choice in choices.split(".") if choice])
         return list(told(world, steps)), wrong

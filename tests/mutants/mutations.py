@@ -8,7 +8,7 @@ tombstones, whose fills are not verified.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,7 @@ from unittest.mock import patch
 from sa_writethrough import cache, coherence, fences, loading, routing, snapshots, staging, unit, writing
 from sa_writethrough.coherence import ABSENT, Evict, Fill, Lease, Publish, Settled, Tombstone, Value
 from sa_writethrough.entities import Family, Scope
+from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.policy import OnOutage
 from sa_writethrough.unit import Phase
 from tests.exploration import programs as p
@@ -83,7 +84,8 @@ def announcement_after_commit() -> Iterator[None]:
         unit_.phase = Phase.ANNOUNCED
 
     def publish(core: Any, unit_: Any) -> None:
-        unit_.tokens = core.cache.announce(staging._claims(unit_)).wait()
+        with suppress(CacheUnavailableError):
+            unit_.tokens = core.cache.announce(staging._claims(unit_)).wait()
         staging.publish(core, unit_)
 
     with patch.object(writing, "announce", announce), patch.object(writing, "publish", publish):

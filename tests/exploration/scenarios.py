@@ -160,8 +160,8 @@ _add(
     cast(S=p.writes_two_with_savepoint(release=True), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
-    full=(1, 1, 0, 0),
-    deep=(2, 1, 1, 0),
+    full=(1, 0, 0, 0),
+    deep=(1, 1, 1, 0),
 )
 _add(
     "delete and insert",
@@ -248,8 +248,8 @@ _add(
     restarts=True,
     pipelined=True,
     short=(1, 0, 0, 0),
-    full=(2, 1, 0, 0),
-    deep=(2, 1, 1, 1),
+    full=(1, 1, 0, 0),
+    deep=(2, 1, 1, 0),
 )
 _add(
     "rolling deploy",

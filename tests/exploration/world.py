@@ -184,7 +184,7 @@ class World:
                 if isinstance(told, Sent):
                     sent.append(Message(index, told.number, remote.owned(told.change, index), told.awaited))
                 elif isinstance(told, Begun):
-                    actor = actor._replace(windows=actor.windows + tuple((row, None) for row in told.rows))
+                    actor = actor._replace(windows=tuple((row, None) for row in told.rows))
                 else:
                     hits += len(told.hits)
                     reads += len(told.values)

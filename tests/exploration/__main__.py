@@ -1,12 +1,12 @@
 # ruff: noqa: T201 - its output is what it is for
 """`python -m tests.exploration`: explore, show what a mutant breaks, replay a schedule.
 
-    python -m tests.exploration                          every scenario, within the bounds that CI has
-    python -m tests.exploration --depth deep             the same with more faults; or a number: so many more of each
-    python -m tests.exploration 2w2r --losses 3          one scenario, with other bounds
-    python -m tests.exploration --mutant "blind fill"    what goes wrong without this rule, step by step
-    python -m tests.exploration --mutant all             the length of every mutant's counterexample
-    python -m tests.exploration --replay TOKEN           a schedule once more; every violation prints its token
+python -m tests.exploration                          every scenario, within the bounds that CI has
+python -m tests.exploration --depth deep             the same with more faults; or a number: so many more of each
+python -m tests.exploration 2w2r --losses 3          one scenario, with other bounds
+python -m tests.exploration --mutant "blind fill"    what goes wrong without this rule, step by step
+python -m tests.exploration --mutant all             the length of every mutant's counterexample
+python -m tests.exploration --replay TOKEN           a schedule once more; every violation prints its token
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from tests.exploration.tasks import LINE, Task, done, replayed, summary
 from tests.mutants.mutations import MUTANTS
 
 DEPTHS = ("short", "full", "deep")
-
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +84,9 @@ def _print_list() -> None:
 
 
 def _explore(tasks: Sequence[Task], jobs: int) -> int:
-    print(LINE.format("scenario", "bounds", "states", "transitions", "depth", "runs", "reads", "hits", "again", "s", ""))
+    print(
+        LINE.format("scenario", "bounds", "states", "transitions", "depth", "runs", "reads", "hits", "again", "s", "")
+    )
     results = []
     # A process for each: what one scenario kept in memory is gone with it.
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
@@ -122,5 +123,3 @@ def _show_mutants(names: Sequence[str], options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import registry
@@ -233,7 +233,7 @@ def _row(columns: Sequence[str], found: Found) -> tuple[Any, ...]:
     return tuple([known[column] for column in columns])
 
 
-@lru_cache(maxsize=None)
+@cache
 def form_of(sql: str) -> Form:
     """Read a statement's text; raise for one that is not known here."""
     text = " ".join(sql.split())

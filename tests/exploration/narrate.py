@@ -30,7 +30,7 @@ def told(world: World, steps: Sequence[Step]) -> Iterator[str]:
         state = step.state
 
 
-def _sentence(world: World, move: Move, before: State) -> str:
+def _sentence(world: World, move: Move, before: State) -> str:  # noqa: PLR0911 - one return per kind
     name = "" if move.actor is None else world.names[move.actor]
     match move.kind, move.detail:
         case "sql", statement:
@@ -39,7 +39,7 @@ def _sentence(world: World, move: Move, before: State) -> str:
             return f"{name} loses its connection in {sql(statement)}"
         case "kill", _:
             return f"{name} dies; the database has not noticed yet"
-        case ("deliver" | "look" | "timeout"), Message(what=what):
+        case (("deliver" | "look" | "timeout"), Message(what=what)):
             done = {
                 "deliver": f"store: {name} {_what(world, what)}",
                 "look": f"store: {name} is told the epoch, to {_what(world, what)}",
@@ -65,7 +65,7 @@ def _ended(world: World, index: int, state: State) -> str | None:
     return f"{world.names[index]} is done: {question.result}" if isinstance(question, Done) else None
 
 
-def sql(statement: db.Statement) -> str:
+def sql(statement: db.Statement) -> str:  # noqa: PLR0911 - one return per kind
     """Return a statement as SQL."""
     match statement:
         case db.Select(rows, share):
@@ -89,7 +89,7 @@ def _pairs(changes: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{column}={value}" for column, value in changes)
 
 
-def _what(world: World, what: Change | Look) -> str:
+def _what(world: World, what: Change | Look) -> str:  # noqa: PLR0911 - one return per kind
     match what:
         case Look(key, _, intent):
             return f"reads row {row_of(key) + 1} ({intent.value})"
@@ -140,7 +140,9 @@ def _held(world: World, state: State) -> str:
     locks += [f"nobody's transaction holds {_locks(left.transaction)}" for left in database.orphans]
     contents = world.stores.values[state[STORE]]
     entries = [f"{row_of(entry.key) + 1}: {_state(world, entry)}" for entry in contents.entries]
-    entries += [f"epoch closed by {_owner(world, epoch.closed)}" for epoch in contents.epochs if epoch.closed is not None]
+    entries += [
+        f"epoch closed by {_owner(world, epoch.closed)}" for epoch in contents.epochs if epoch.closed is not None
+    ]
     under_way = [f"{world.names[m.owner]} {_what(world, m.what)}" for m in world.messages.values[state[MESSAGES]]]
     parts = [f"db {rows}" + (f" ({', '.join(locks)})" if locks else ""), f"store {'; '.join(entries) or 'empty'}"]
     if under_way:
@@ -164,7 +166,9 @@ def _state(world: World, entry: Any) -> str:
             return f"lease of {_owner(world, token)}"
         case Tombstone(token):
             return f"tombstone of {_owner(world, token)}"
-    return f"value {_row(world, entry.key, entry.state.payload)}" + (f" of epoch {entry.generation}" if entry.generation else "")
+    return f"value {_row(world, entry.key, entry.state.payload)}" + (
+        f" of epoch {entry.generation}" if entry.generation else ""
+    )
 
 
 def _owner(world: World, token: Any) -> str:

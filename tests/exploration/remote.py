@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from sa_writethrough import coherence
@@ -68,7 +68,9 @@ class RemoteStore:
             return [_failed()] * len(keys)
         assert epoch is not None
         answers = ask(Read(tuple(number() for _ in keys), tuple(keys), epoch, intent))
-        current().hits.update(row_of(key) for key, answer in zip(keys, answers, strict=True) if isinstance(answer, bytes))
+        current().hits.update(
+            row_of(key) for key, answer in zip(keys, answers, strict=True) if isinstance(answer, bytes)
+        )
         return [_reading(answer) for answer in answers]
 
     def submit(self, changes: Sequence[Change]) -> _Reply:
@@ -272,14 +274,14 @@ def _key(item: Any) -> str:
 # --- owners -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def owned(change: Change, owner: int) -> Change:
     """Return a run's change as the far end sees it: with whose token."""
     token = getattr(change, "token", None)
     return replace(change, token=replace(token, owner=owner)) if token is not None else change  # type: ignore[call-arg]
 
 
-def renamed(value: Any, names: tuple[int, ...]) -> Any:
+def renamed(value: Any, names: tuple[int, ...]) -> Any:  # noqa: PLR0911 - one return per kind
     """Return a value with every owner's number replaced: what the world is when identical actors change places."""
     match value:
         case ExploredToken(owner=int(owner)):

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 from greenlet import getcurrent, greenlet
 from sqlalchemy.pool import Pool
 
-from sa_writethrough.coherence import Change, Intent, Outcome, Reading, Token
-from tests.exploration.database import Answer, Statement
+from sa_writethrough.coherence import Change, Intent, Token
+from tests.exploration.database import Statement
 
 # --- what a run asks for --------------------------------------------------------------------------------------------
 
@@ -253,5 +253,3 @@ class Tree:
             if len(self._suspended) > self._most_suspended:
                 self._suspended.pop(next(iter(self._suspended))).abandon()
         return node
-
-

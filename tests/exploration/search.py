@@ -90,13 +90,13 @@ class _Search:
             following: list[tuple[int, State]] = []
             for number, state in layer:
                 stuck = True
-                for _, reached, wrong in world.moves(state):
+                for _, reached, wrong_move in world.moves(state):
                     stuck = False
                     result.transitions += 1
                     packed, canonical = self._canonical(reached)
-                    if wrong is None and packed in numbers:
+                    if wrong_move is None and packed in numbers:
                         continue
-                    wrong = wrong or world.wrong(canonical)
+                    wrong = wrong_move or world.wrong(canonical)
                     if wrong is not None:
                         path = [*self._path(numbers, parents, number), packed]
                         return self._ended(result, began, len(numbers) + 1, wrong, path)
@@ -142,7 +142,11 @@ class _Search:
             for choice, (move, reached, wrong) in enumerate(self._world.moves(state)):
                 if self._canonical(reached)[0] != packed:
                     continue
-                if last and violation is not None and not (wrong or self._world.wrong(reached) or self._world.stuck(reached)):
+                if (
+                    last
+                    and violation is not None
+                    and not (wrong or self._world.wrong(reached) or self._world.stuck(reached))
+                ):
                     continue
                 schedule.append(Step(choice, move, reached))
                 break

@@ -22,7 +22,7 @@ from sa_writethrough.coherence import Value
 from tests.exploration import database as db
 from tests.exploration import remote
 from tests.exploration.remote import FAILED, Contents, Look, Message
-from tests.exploration.runs import Await, Begun, Done, Ended, Read, Sent, Sql
+from tests.exploration.runs import Await, Begun, Done, Ended, Read, Sent, Sql, Told
 from tests.exploration.scenarios import Cast, Scenario
 from tests.exploration.states import (
     ACTORS,
@@ -45,6 +45,7 @@ from tests.exploration.states import (
     with_part,
 )
 
+
 class World:
     """One scenario under one budget. Use as a context: it registers programs and lets go of them."""
 
@@ -61,7 +62,7 @@ class World:
         self.hits = self.reads = 0
         self.budget = budget
 
-    def __enter__(self) -> World:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -96,7 +97,10 @@ class World:
                 if budget.cuts:
                     moved = self._cut(state[DATABASE], index, state[ACTORS + index])
                     spent = self.budgets(budget._replace(cuts=budget.cuts - 1))
-                    yield (Move("cut", index, question.statement), *self._reached(with_part(state, BUDGET, spent), index, moved))
+                    yield (
+                        Move("cut", index, question.statement),
+                        *self._reached(with_part(state, BUDGET, spent), index, moved),
+                    )
             elif budget.timeouts and isinstance(question, Await | Read):
                 yield from self._timeouts(state, index, actor, question, budget)
             if budget.kills and not isinstance(question, Done):
@@ -168,9 +172,7 @@ class World:
             self._memo[key] = self._settled(self.databases(left), index, begun, (), db.Refused("lost"))
         return self._memo[key]
 
-    def _settled(
-        self, database: int, index: int, actor: Actor, committed: Sequence[int], answer: Any
-    ) -> Moved:
+    def _settled(self, database: int, index: int, actor: Actor, committed: Sequence[int], answer: Any) -> Moved:
         """Let an actor run on from *answer* (None: from its start) until it needs what is not there."""
         sent: list[Message] = []
         hits = reads = 0
@@ -181,15 +183,10 @@ class World:
             stop = self.cast.stop(index, node)
             actor = actor._replace(node=node)
             for told in stop.told:
-                if isinstance(told, Sent):
-                    sent.append(Message(index, told.number, remote.owned(told.change, index), told.awaited))
-                elif isinstance(told, Begun):
-                    actor = actor._replace(windows=tuple((row, None) for row in told.rows))
-                else:
-                    hits += len(told.hits)
-                    reads += len(told.values)
-                    wrong = wrong or self._wrong_read(index, actor, told)
-                    actor = actor._replace(windows=())
+                actor, wrong_read = self._heard(index, actor, told, sent)
+                wrong = wrong or wrong_read
+                if isinstance(told, Ended):
+                    hits, reads = hits + len(told.hits), reads + len(told.values)
             question = stop.question
             if isinstance(question, Done):
                 if "WRONG" in str(question.result):
@@ -215,6 +212,17 @@ class World:
             actor = actor._replace(inbox=tuple(item for item in actor.inbox if item[0] not in question.numbers))
             node = self.cast.after(index, node, tuple(inbox[number] for number in question.numbers))
         return Moved(database, self.actors(actor), tuple(sent), tuple(sorted(widened)), (hits, reads), wrong)
+
+    def _heard(self, index: int, actor: Actor, told: Told, sent: list[Message]) -> tuple[Actor, str | None]:
+        """Return the actor after it told something, and what is wrong with that; add to *sent* what it sent."""
+        match told:
+            case Sent(number, change, awaited):
+                sent.append(Message(index, number, remote.owned(change, index), awaited))
+                return actor, None
+            case Begun(rows):
+                return actor._replace(windows=tuple((row, None) for row in rows)), None
+            case Ended():
+                return actor._replace(windows=()), self._wrong_read(index, actor, told)
 
     def _wrong_read(self, index: int, actor: Actor, told: Ended) -> str | None:
         windows = dict(actor.windows)

@@ -38,10 +38,11 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {}
+NO_FAULTS = Budget()
 
 
 def _mutant(
-    name: str, rule: str, actors: dict[str, Any], budget: Budget = Budget(), **options: Any
+    name: str, rule: str, actors: dict[str, Any], budget: Budget = NO_FAULTS, **options: Any
 ) -> Callable[[Callable[[], Iterator[None]]], Entered]:
     def keep(function: Callable[[], Iterator[None]]) -> Entered:
         entered = contextmanager(function)
@@ -77,7 +78,9 @@ def no_announcement() -> Iterator[None]:
     yield from _instead(cache.EntryCache, "announce", lambda _self, _claims: _Unsent())
 
 
-@_mutant("announcement after COMMIT", "the announcement is acknowledged before the COMMIT, not after it", WRITER_AND_READER)
+@_mutant(
+    "announcement after COMMIT", "the announcement is acknowledged before the COMMIT, not after it", WRITER_AND_READER
+)
 def announcement_after_commit() -> Iterator[None]:
     def announce(core: Any, connection: Any, unit_: Any) -> None:
         staging._read_back(core, connection, unit_)

@@ -15,7 +15,7 @@ def test_without_the_rule_something_stale_is_found(name):
     """The shortest counterexample is found and told."""
     result, lines = done(Task(name, MUTANTS[name].budget, mutant=True))
     assert result.violation is not None
-    print(len(result.schedule), "steps:", *lines, sep="\n")
+    print(len(result.schedule), "steps:", *lines, sep="\n")  # noqa: T201 - the schedule, for whoever runs pytest -s
 
 
 @pytest.mark.parametrize("name", MUTANTS)

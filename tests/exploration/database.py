@@ -111,9 +111,14 @@ class Frame(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """One open transaction; *snapshot*: what it sees of the others, in REPEATABLE READ."""
+    """One open transaction.
+
+    snapshot: what it sees of the others, in REPEATABLE READ. marked: rows of which its own newest version was locked, or
+    replaced in a savepoint that was rolled back.
+    """
 
     frames: tuple[Frame, ...] = (Frame(None),)
+    marked: frozenset[int] = frozenset()
     snapshot: tuple[Version, ...] | None = None
     failed: bool = False
 
@@ -153,8 +158,7 @@ def execute(database: Database, client: int, statement: Statement, *, repeatable
         transaction = Transaction(snapshot=database.versions if repeatable else None)
     match statement:
         case Savepoint(verb, name):
-            frames, failed = _SAVEPOINTS[verb](transaction, name)
-            return _with(database, client, transaction._replace(frames=frames, failed=failed))
+            return _with(database, client, _SAVEPOINTS[verb](transaction, name))
         case Select(rows, share):
             return _select(database, client, transaction, rows, share=share)
         case Insert(row, value):
@@ -212,6 +216,7 @@ def _select(
     last = transaction.frames[-1]
     touched = [row for row in locked if written(transaction, row) is None]
     transaction = _with_last(transaction, last._replace(shared=last.shared | locked))
+    transaction = transaction._replace(marked=transaction.marked | locked.difference(touched))
     return _with(_touched(database, touched), client, transaction, Rows(tuple(found)))
 
 
@@ -286,11 +291,11 @@ def _applied(database: Database, transaction: Transaction) -> Effect:
 # --- savepoints -------------------------------------------------------------------------------------------------------
 
 
-def _set(transaction: Transaction, name: str) -> tuple[tuple[Frame, ...], bool]:
-    return (*transaction.frames, Frame(name)), transaction.failed
+def _set(transaction: Transaction, name: str) -> Transaction:
+    return transaction._replace(frames=(*transaction.frames, Frame(name)))
 
 
-def _release(transaction: Transaction, name: str) -> tuple[tuple[Frame, ...], bool]:
+def _release(transaction: Transaction, name: str) -> Transaction:
     index = _index(transaction, name)
     merged = transaction.frames[index - 1]
     for frame in transaction.frames[index:]:
@@ -298,11 +303,14 @@ def _release(transaction: Transaction, name: str) -> tuple[tuple[Frame, ...], bo
         merged = Frame(
             merged.name, kept + frame.writes, merged.exclusive | frame.exclusive, merged.shared | frame.shared
         )
-    return (*transaction.frames[: index - 1], merged), transaction.failed
+    return transaction._replace(frames=(*transaction.frames[: index - 1], merged))
 
 
-def _roll_back_to(transaction: Transaction, name: str) -> tuple[tuple[Frame, ...], bool]:
-    return (*transaction.frames[: _index(transaction, name)], Frame(name)), False
+def _roll_back_to(transaction: Transaction, name: str) -> Transaction:
+    index = _index(transaction, name)
+    undone = {row for frame in transaction.frames[index:] for row in frame.exclusive}
+    kept = (*transaction.frames[:index], Frame(name))
+    return transaction._replace(frames=kept, marked=transaction.marked | undone, failed=False)
 
 
 _SAVEPOINTS = {"set": _set, "release": _release, "roll back to": _roll_back_to}
@@ -316,17 +324,18 @@ def _index(transaction: Transaction, name: str) -> int:
 
 
 def written(transaction: Transaction, row: int) -> Version | None:
-    """Return the transaction's own version of a row, which carries nobody's lock, if it wrote one."""
+    """Return the transaction's own version of a row, if it wrote one."""
     for frame in reversed(transaction.frames):
         for number, value in frame.writes:
             if number == row:
-                return Version(value, touched=False)
+                return Version(value, touched=row in transaction.marked)
     return None
 
 
 def _write(transaction: Transaction, row: int, value: Value) -> Transaction:
     last = transaction.frames[-1]
     writes = tuple(sorted({**dict(last.writes), row: value}.items()))
+    transaction = transaction._replace(marked=transaction.marked - {row})
     return _with_last(transaction, last._replace(writes=writes, exclusive=last.exclusive | {row}))
 
 

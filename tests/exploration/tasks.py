@@ -15,7 +15,7 @@ from tests.mutants.mutations import MUTANTS
 
 __all__ = ["LINE", "Task", "done", "replayed", "summary"]
 
-LINE = "{:<29}{:>10}{:>10}{:>12}{:>7}{:>6}{:>9}{:>8}{:>7}{:>8}  {}"
+LINE = "{:<28}{:>10}{:>11}{:>12}{:>7}{:>6}{:>11}{:>8}{:>7}{:>7}  {}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`nox` alone does all that a change must pass: servers, lint, types, docs, benchmark, chaos, tests, coverage.
+"""`nox` alone does all that a change must pass: servers, lint, types, docs, measurements, proofs, tests, coverage.
 
 One thing at a time:
 
@@ -7,6 +7,7 @@ One thing at a time:
     nox -s tests_all              the tests with every Python from 3.10 to 3.13 that is here
     nox -s benchmark -- --full    the benchmark with its own arguments
     nox -s chaos -- --minutes 60  processes under fire, every read checked, with arguments of its own
+    nox -s explore -- --depth deep  every interleaving with more faults; `-- --help` says the rest
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ BROKEN = [
 ]
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["servers", "lint", "types", "docs", "benchmark", "chaos", "tests", "coverage"]
+nox.options.sessions = ["servers", "lint", "types", "docs", "benchmark", "explore", "chaos", "tests", "coverage"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False  # nox skips the session and says so
@@ -150,6 +151,13 @@ def run_pytest(session: nox.Session, sqlalchemy: str, *arguments: str) -> None:
     """Run pytest with *arguments*, and the user's, against one minor version of SQLAlchemy."""
     session.install("-e", ".[test]", f"sqlalchemy=={sqlalchemy}.*")
     session.run("python", "-m", "pytest", *arguments, *session.posargs)
+
+
+@nox.session
+def explore(session: nox.Session) -> None:
+    """Run the real code through every interleaving of small scenarios; without arguments in a few minutes."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.exploration", *session.posargs)
 
 
 @nox.session

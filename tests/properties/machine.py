@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
@@ -28,6 +28,7 @@ numbers = st.sampled_from(NUMBERS)
 values = st.sampled_from(("a", "b", "c"))
 modes = st.sampled_from([mode.name for mode in wt.CacheMode])
 flags = st.booleans()
+ends = st.sampled_from(("go on", "go on", "commit", "commit", "rollback"))
 
 TO_ONE = {"User.team": "Team", "Item.user": "User", "Badge.user": "User", "City.country": "Country"}
 TO_MANY = {"Team.users": "User", "User.items": "Item", "User.badges": "Badge", "Country.cities": "City"}
@@ -37,7 +38,7 @@ JOINS = ("conditional_savepoint", "rollback_only", "control_fully", "create_save
 def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
     """Make a rule, after which the cache must agree with the database.
 
-    Not an invariant: Hypothesis prints those between any two steps of the script.
+    Not by an invariant: Hypothesis prints those between any two steps of the script.
     """
 
     def wrap(function: Callable[..., None]) -> Any:
@@ -47,6 +48,25 @@ def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]],
             self._agree()
 
         return rule(**arguments)(act_and_agree)
+
+    return wrap
+
+
+def write(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Make a step of one session after which it may end its transaction."""
+
+    def wrap(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def act_and_end(self: Transactions, session: str, then: str, **values: Any) -> None:
+            function(self, session, **values)
+            if then == "commit":
+                self._agree()
+                self._commit(session)
+            elif then == "rollback":
+                self._agree()
+                self._roll_back(session)
+
+        return step(session=sessions, then=ends, **arguments)(act_and_end)
 
     return wrap
 
@@ -68,7 +88,7 @@ class Actor:
 
 
 class Transactions(RuleBasedStateMachine):
-    """Rows 1 and 2 of each model are there, named 'first', and nothing is cached."""
+    """Rows 1 and 2 of each model are there, named 'first', and cached."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
@@ -106,13 +126,23 @@ class Transactions(RuleBasedStateMachine):
         """Do what may fail as it may without a cache: locks held by others, constraints, sessions that need rollback."""
         try:
             return action(self.actors[session].session)
+        except sa.exc.PendingRollbackError:  # it failed before, and was told so for as long as it takes
+            self._roll_back(session)
         except sa.exc.SQLAlchemyError as error:
             self._may_be(error)
-            return None
+        return None
 
     def _may_be(self, error: Exception) -> None:
         if isinstance(error, wt.WriteThroughError):
             raise error
+
+    def _commit(self, session: str) -> None:
+        self._ends(session, lambda own: own.commit())
+        self.actors[session].savepoints.clear()
+
+    def _roll_back(self, session: str) -> None:
+        self._do(session, lambda own: own.rollback())
+        self.actors[session].savepoints.clear()
 
     def _ends(self, session: str, action: Callable[[Session], Any]) -> None:
         """Do what may commit. If it raises, nothing was committed."""
@@ -177,10 +207,21 @@ class Transactions(RuleBasedStateMachine):
 
     @step(session=sessions, model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
     def read_many(self, session: str, model: str, way: str, mode: str) -> None:
+        self._read_rows(session, model, way, mode)
+
+    def _read_rows(self, session: str, model: str, way: str, mode: str) -> None:
         kind = KINDS[model]
         self._read(
             session, kind, NUMBERS, lambda s: statements.read_many(self.world.cache, s, way, mode, kind, NUMBERS)
         )
+
+    @step(model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
+    def visit(self, model: str, way: str, mode: str) -> None:
+        """Read with a new session, which nothing keeps from filling."""
+        visitor = self.actors["a visitor"] = Actor(self.world.sessions())
+        self._read_rows("a visitor", model, way, mode)
+        visitor.session.close()
+        del self.actors["a visitor"]
 
     # --- instances ---
 
@@ -198,36 +239,36 @@ class Transactions(RuleBasedStateMachine):
 
         self._do(session, act)
 
-    @step(session=sessions, model=models, id=numbers, name=values)
+    @write(model=models, id=numbers, name=values)
     def add(self, session: str, model: str, id: int, name: str) -> None:
         instance = KINDS[model].make(id, name)
         self.actors[session].kept.append(instance)
         self._do(session, lambda s: s.add(instance))
 
-    @step(session=sessions, column=columns, id=numbers, value=values)
+    @write(column=columns, id=numbers, value=values)
     def change(self, session: str, column: str, id: int, value: str) -> None:
         kind, attribute = statements.column_of(column)
         self._with(session, kind.cls.__name__, id, lambda _s, instance: setattr(instance, attribute, value))
 
-    @step(session=sessions, id=numbers, price=st.sampled_from(("1.005", "2", "-0", "3.10")))
+    @write(id=numbers, price=st.sampled_from(("1.005", "2", "-0", "3.10")))
     def price(self, session: str, id: int, price: str) -> None:
         self._with(session, "Product", id, lambda _s, product: setattr(product, "price", Decimal(price)))
 
-    @step(session=sessions, id=numbers, label=values)
+    @write(id=numbers, label=values)
     def label(self, session: str, id: int, label: str) -> None:
         self._with(session, "Product", id, lambda _s, product: product.labels.update({label: [1, 2.0, None]}))
 
-    @step(session=sessions, model=models, id=numbers)
+    @write(model=models, id=numbers)
     def delete(self, session: str, model: str, id: int) -> None:
         self._with(session, model, id, lambda s, instance: s.delete(instance))
 
-    @step(session=sessions, column=columns, id=numbers, value=values)
+    @write(column=columns, id=numbers, value=values)
     def merge(self, session: str, column: str, id: int, value: str) -> None:
         kind, attribute = statements.column_of(column)
         merged = self._do(session, lambda s: s.merge(kind.cls(**{**kind.key(id), attribute: value})))
         self.actors[session].kept.append(merged)
 
-    @step(session=sessions, model=st.sampled_from(statements.REKEYED), id=numbers, to=numbers)
+    @write(model=st.sampled_from(statements.REKEYED), id=numbers, to=numbers)
     def change_key(self, session: str, model: str, id: int, to: int) -> None:
         def rekey(_session: Session, instance: Any) -> None:
             for name, part in KINDS[model].key(to).items():
@@ -249,7 +290,7 @@ class Transactions(RuleBasedStateMachine):
 
     # --- relationships ---
 
-    @step(session=sessions, relation=st.sampled_from(sorted(TO_ONE)), id=numbers, to=st.none() | numbers)
+    @write(relation=st.sampled_from(sorted(TO_ONE)), id=numbers, to=st.none() | numbers)
     def assign(self, session: str, relation: str, id: int, to: int | None) -> None:
         model, _, name = relation.partition(".")
 
@@ -258,7 +299,7 @@ class Transactions(RuleBasedStateMachine):
 
         self._with(session, model, id, assign)
 
-    @step(session=sessions, relation=st.sampled_from(sorted(TO_MANY)), id=numbers, member=numbers)
+    @write(relation=st.sampled_from(sorted(TO_MANY)), id=numbers, member=numbers)
     def append(self, session: str, relation: str, id: int, member: int) -> None:
         model, _, name = relation.partition(".")
 
@@ -269,15 +310,14 @@ class Transactions(RuleBasedStateMachine):
 
         self._with(session, model, id, append)
 
-    @step(session=sessions, relation=st.sampled_from(sorted(TO_MANY)), id=numbers)
+    @write(relation=st.sampled_from(sorted(TO_MANY)), id=numbers)
     def empty(self, session: str, relation: str, id: int) -> None:
         model, _, name = relation.partition(".")
         self._with(session, model, id, lambda _s, instance: getattr(instance, name).clear())
 
     # --- statements ---
 
-    @step(
-        session=sessions,
+    @write(
         via=st.sampled_from(statements.VIA),
         column=columns,
         where=st.sampled_from(statements.WHERE),
@@ -287,8 +327,7 @@ class Transactions(RuleBasedStateMachine):
     def update_rows(self, session: str, via: str, column: str, where: str, id: int, value: str) -> None:
         self._do(session, lambda s: statements.update(s, via, column, where, id, value))
 
-    @step(
-        session=sessions,
+    @write(
         via=st.sampled_from(statements.VIA),
         model=models,
         where=st.sampled_from(statements.WHERE),
@@ -298,12 +337,11 @@ class Transactions(RuleBasedStateMachine):
     def delete_rows(self, session: str, via: str, model: str, where: str, id: int, value: str) -> None:
         self._do(session, lambda s: statements.delete(s, via, model, where, id, value))
 
-    @step(session=sessions, via=st.sampled_from(statements.INSERTS), model=roots, id=numbers, name=values)
+    @write(via=st.sampled_from(statements.INSERTS), model=roots, id=numbers, name=values)
     def insert_row(self, session: str, via: str, model: str, id: int, name: str) -> None:
         self._do(session, lambda s: statements.insert(s, via, model, id, name))
 
-    @step(
-        session=sessions,
+    @write(
         via=st.sampled_from(("orm", "core", "text")),
         model=st.sampled_from(statements.REKEYED),
         id=numbers,
@@ -320,13 +358,11 @@ class Transactions(RuleBasedStateMachine):
 
     @step(session=sessions)
     def commit(self, session: str) -> None:
-        self._ends(session, lambda s: s.commit())
-        self.actors[session].savepoints.clear()
+        self._commit(session)
 
     @step(session=sessions)
     def rollback(self, session: str) -> None:
-        self._do(session, lambda s: s.rollback())
-        self.actors[session].savepoints.clear()
+        self._roll_back(session)
 
     @step(session=sessions)
     def savepoint(self, session: str) -> None:
@@ -334,6 +370,7 @@ class Transactions(RuleBasedStateMachine):
         if savepoint is not None:
             self.actors[session].savepoints.append(savepoint)
 
+    @precondition(lambda self: any(actor.savepoints for actor in self.actors.values()))
     @step(session=sessions, savepoint=st.sampled_from((-1, -2)))
     def roll_back_to(self, session: str, savepoint: int) -> None:
         """The last savepoint, or the one before it."""
@@ -342,6 +379,7 @@ class Transactions(RuleBasedStateMachine):
             self._do(session, lambda _s: opened[savepoint].rollback())
             del opened[savepoint:]
 
+    @precondition(lambda self: any(actor.savepoints for actor in self.actors.values()))
     @step(session=sessions, savepoint=st.sampled_from((-1, -2)))
     def release(self, session: str, savepoint: int) -> None:
         """The last savepoint, or the one before it."""
@@ -392,6 +430,7 @@ class Transactions(RuleBasedStateMachine):
         joined = self.world.sessions(bind=connection, join_transaction_mode=mode)
         self.actors[session] = Actor(joined, outer=(connection, transaction))
 
+    @precondition(lambda self: any(actor.outer for actor in self.actors.values()))
     @step(session=sessions, how=st.sampled_from(("commit", "rollback", "close")))
     def end_outer(self, session: str, how: str) -> None:
         """End the transaction that the session has joined, and the session with it."""
@@ -420,6 +459,6 @@ class Transactions(RuleBasedStateMachine):
     def evict(self, model: str, id: int) -> None:
         self.world.cache.evict(KINDS[model].cls, KINDS[model].identity(id))
 
-    @step(model=st.none() | roots)
+    @step(model=st.sampled_from((*ROOTS, None)))
     def evict_all(self, model: str | None) -> None:
         self.world.cache.evict_all(None if model is None else KINDS[model].cls)

@@ -90,6 +90,9 @@ class World:
         self.cache = wt.register(self.sessions, self.faults, policy=policy)
         event.listen(self.sessions, "after_begin", _note_begin)
         event.listen(self.sessions, "after_transaction_end", _note_end)
+        with self.sessions() as session:
+            for root in ROOTS:
+                self.cache.get_many(session, KINDS[root].cls, [KINDS[root].identity(number) for number in NUMBERS])
         self.watching = place.observer.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:

@@ -44,8 +44,8 @@ def _criteria(target: Any, kind: Kind, where: str, number: int, value: str) -> l
     if where == "key":
         return [getattr(columns, name) == part for name, part in kind.key(number).items()]
     if where == "name":
-        local = "name" if "name" in kind.mapper.local_table.c else kind.texts[-1]
-        return [getattr(columns, local) != value]
+        table = target if isinstance(target, sa.Table) else kind.mapper.local_table
+        return [getattr(columns, "name" if "name" in table.c else kind.texts[-1]) != value]
     return []
 
 

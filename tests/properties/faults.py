@@ -1,5 +1,7 @@
 """The same machine over a store that loses, delays and forgets, and with others who do things between any two steps."""
 
+# ruff: noqa: A002 - the arguments' names are words of the scripts that Hypothesis prints
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,8 +18,9 @@ from sa_writethrough.coherence import Announce, AnnounceEpoch, Evict, Fill, Publ
 from sa_writethrough.testing import Call, Hold, LoseReply, LoseRequest, Read
 from sa_writethrough.testing.faulty import Moment
 from tests.properties import statements
-from tests.properties.machine import Transactions, columns, models, numbers, roots, sessions, step, values
+from tests.properties.machine import Transactions, columns, models, numbers, roots, sessions, values
 from tests.properties.models import KINDS, NUMBERS, ROOTS
+from tests.properties.sessions import step
 from tests.properties.worlds import Place
 
 OPERATIONS: dict[str, Any] = {

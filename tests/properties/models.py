@@ -180,9 +180,8 @@ NUMBERS = (1, 2, 3)
 
 def first_rows() -> list[Any]:
     """Return what every table holds at first; person 2 is an engineer."""
-    rows = [
+    return [
         KINDS["Engineer" if name == "Person" and number == 2 else name].make(number, "first")
         for name in ROOTS
         for number in (1, 2)
     ]
-    return rows

@@ -62,7 +62,9 @@ def update(session: Session, via: str, path: str, where: str, number: int, value
     elif via == "text":
         criterion = " AND ".join(f"{name} = :{name}_" for name in kind.key(number)) if where == "key" else "1 = 1"
         keys = {f"{name}_": part for name, part in kind.key(number).items()} if where == "key" else {}
-        session.execute(sa.text(f"UPDATE {table.name} SET {column} = :value WHERE {criterion}"), {"value": value, **keys})
+        session.execute(
+            sa.text(f"UPDATE {table.name} SET {column} = :value WHERE {criterion}"), {"value": value, **keys}
+        )
     else:
         criteria = _criteria(table, kind, where, number, value)
         _execute(session, via, sa.update(table).where(*criteria).values({column: value}))
@@ -76,7 +78,9 @@ def delete(session: Session, via: str, model: str, where: str, number: int, valu
         session.execute(sa.delete(kind.cls).where(*_criteria(kind.cls, kind, where, number, value)))
     elif via == "text":
         criterion = " AND ".join(f"{name} = :{name}" for name in kind.key(number)) if where == "key" else "1 = 1"
-        session.execute(sa.text(f"DELETE FROM {table.name} WHERE {criterion}"), kind.key(number) if where == "key" else {})
+        session.execute(
+            sa.text(f"DELETE FROM {table.name} WHERE {criterion}"), kind.key(number) if where == "key" else {}
+        )
     else:
         _execute(session, via, sa.delete(table).where(*_criteria(table, kind, where, number, value)))
 

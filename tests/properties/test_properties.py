@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import sa_writethrough as wt
-from sa_writethrough import fences, staging, unit
+from sa_writethrough import fences, unit
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.stores.urls import open_store
 from tests.properties.faults import FaultyTransactions
@@ -78,7 +77,12 @@ def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
 
 @pytest.mark.parametrize(
     ("database", "store", "sequences"),
-    [("sqlite", "memory", 60), ("postgresql", "memcached", 15), ("postgresql", "memory", 5), ("sqlite", "memcached", 10)],
+    [
+        ("sqlite", "memory", 60),
+        ("postgresql", "memcached", 15),
+        ("postgresql", "memory", 5),
+        ("sqlite", "memcached", 10),
+    ],
 )
 def test_whatever_sessions_do_the_cache_agrees_with_the_database(
     place: Callable[..., Place], database: str, store: str, sequences: int
@@ -88,7 +92,9 @@ def test_whatever_sessions_do_the_cache_agrees_with_the_database(
     run_state_machine_as_test(lambda: Transactions(here), settings=_settings(sequences))
 
 
-@pytest.mark.parametrize(("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgresql", "memcached", 10)])
+@pytest.mark.parametrize(
+    ("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgresql", "memcached", 10)]
+)
 def test_whatever_the_store_loses_the_cache_agrees_with_the_database(
     place: Callable[..., Place], database: str, store: str, sequences: int
 ) -> None:
@@ -98,7 +104,9 @@ def test_whatever_the_store_loses_the_cache_agrees_with_the_database(
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_lazy_loads_and_plain_gets_agree_where_every_lookup_is_served(place: Callable[..., Place], journal: str) -> None:
+def test_lazy_loads_and_plain_gets_agree_where_every_lookup_is_served(
+    place: Callable[..., Place], journal: str
+) -> None:
     """The same with `Reads.ALWAYS`, where also many-to-one relationships are loaded from the cache."""
     here = place("sqlite", "memory", reads=wt.Reads.ALWAYS, journal=journal)
     run_state_machine_as_test(lambda: Transactions(here), settings=_settings(15))
@@ -107,28 +115,49 @@ def test_lazy_loads_and_plain_gets_agree_where_every_lookup_is_served(place: Cal
 # --- that it can fail ---------------------------------------------------------------------------------------------------
 
 
-def _rows_of_a_rolled_back_savepoint_stay(_unit: Any, _name: str) -> None:
-    """`Unit.rollback_to` that does nothing."""
+def _do_nothing(*_arguments: Any) -> None:
+    """Stand in for what a rule of the protocol has to do."""
 
 
-def _no_epoch_is_touched(_unit: Any, _key: str, _model: Any) -> None:
-    """`Unit.touch_epoch` that does nothing."""
-
-
-def _publish_what_was_touched_before(key: str, token: Any, touch: Any) -> Any:
-    """`staging._publication` that publishes deleted rows as well."""
-    return staging.Publication(key, token, touch.payload or b"", None)
-
-
-def _verify_nothing(_fence: Any, _identity: Any, selection: Any) -> Any:
-    """`Fence._verified` that takes every row for unlocked."""
+def _verify_nothing(_fence: fences.Fence, _identity: Any, selection: Any) -> Any:
+    """Take every row for one that no writer holds."""
     return selection
 
 
-def _find(machine: Callable[[], Transactions]) -> str:
-    """Return the steps that Hypothesis prints, always the same ones."""
-    with pytest.raises(AssertionError, match="the database has") as found:
+def _find(machine: Callable[[], Transactions], *phases: Phase) -> list[str]:
+    """Return the steps that Hypothesis prints for the defect that it finds, the same ones every time."""
+    with pytest.raises(AssertionError, match="the database") as found:
         run_state_machine_as_test(
-            machine, settings=settings(_settings(1000), max_examples=1000, derandomize=True, database=None)
+            machine,
+            settings=settings(
+                _settings(1),
+                max_examples=2000,
+                stateful_step_count=30,
+                phases=(Phase.generate, *phases),
+                derandomize=True,
+                database=None,
+            ),
         )
-    return "\n".join(getattr(found.value, "__notes__", []))
+    lines = "\n".join(getattr(found.value, "__notes__", [])).splitlines()
+    return [line for line in lines if line.startswith("state.") and line != "state.teardown()"]
+
+
+def test_it_finds_statements_that_are_not_announced(place: Callable[..., Place], monkeypatch: Any) -> None:
+    """A defect of the library is found, and its script is short enough to be read."""
+    monkeypatch.setattr(unit.Unit, "touch_epoch", _do_nothing)
+    here = place("sqlite", "memory")
+    assert 1 <= len(_find(lambda: Transactions(here), Phase.shrink)) <= 3
+
+
+def test_it_finds_rows_that_a_savepoint_undid(place: Callable[..., Place], monkeypatch: Any) -> None:
+    """What was touched since a savepoint, and is undone with it, is published all the same."""
+    monkeypatch.setattr(unit.Unit, "rollback_to", _do_nothing)
+    here = place("sqlite", "memory")
+    _find(lambda: Transactions(here))
+
+
+def test_it_finds_fills_that_are_not_verified(place: Callable[..., Place], monkeypatch: Any) -> None:
+    """Without the database's word, a lost tombstone lets the old row in."""
+    monkeypatch.setattr(fences.Fence, "_verified", _verify_nothing)
+    here = place("sqlite", "memory", forgetful=True)
+    _find(lambda: FaultyTransactions(here))

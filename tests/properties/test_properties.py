@@ -2,7 +2,7 @@
 
     pytest tests/properties                                        some hundred sequences, less than two minutes
     HYPOTHESIS_PROFILE=thorough pytest tests/properties            some thousand of longer ones, an hour or so
-    SEQUENCES=500 STEPS=60 pytest tests/properties -k postgresql   as many and as long as one likes
+    SEQUENCES=500 STEPS=60 pytest tests/properties -k postgres     as many and as long as one likes
 
 Not derandomised, not even in CI: every run looks elsewhere. A failure prints its steps and `@reproduce_failure(...)`;
 Hypothesis also remembers it in `.hypothesis` and tries it first when the test is run again.
@@ -10,6 +10,7 @@ Hypothesis also remembers it in `.hypothesis` and tries it first when the test i
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,7 +33,7 @@ SEQUENCES = int(os.environ.get("SEQUENCES", "0"))
 STEPS = int(os.environ.get("STEPS", "60" if THOROUGH else "30"))
 
 pytestmark = [
-    pytest.mark.timeout(0 if THOROUGH or SEQUENCES else 600),
+    pytest.mark.timeout(0 if THOROUGH or SEQUENCES else 900),
     # The machine does what SQLAlchemy advises against.
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning"),
 ]
@@ -55,6 +56,7 @@ def _settings(sequences: int, **more: Any) -> settings:
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
     """Open a place in the database and with the store of these names."""
+    faulthandler.cancel_dump_traceback_later()  # shrinking takes minutes; pytest-timeout's own limit remains
     opened = []
 
     def open_place(database: str, store: str, **arguments: Any) -> Place:
@@ -79,8 +81,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
     ("database", "store", "sequences"),
     [
         ("sqlite", "memory", 60),
-        ("postgresql", "memcached", 15),
-        ("postgresql", "memory", 5),
+        ("postgres", "memcached", 15),
+        ("postgres", "memory", 5),
         ("sqlite", "memcached", 10),
     ],
 )
@@ -92,9 +94,7 @@ def test_whatever_sessions_do_the_cache_agrees_with_the_database(
     run_state_machine_as_test(lambda: Transactions(here), settings=_settings(sequences))
 
 
-@pytest.mark.parametrize(
-    ("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgresql", "memcached", 10)]
-)
+@pytest.mark.parametrize(("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgres", "memcached", 10)])
 def test_whatever_the_store_loses_the_cache_agrees_with_the_database(
     place: Callable[..., Place], database: str, store: str, sequences: int
 ) -> None:
@@ -124,7 +124,7 @@ def _verify_nothing(_fence: fences.Fence, _identity: Any, selection: Any) -> Any
     return selection
 
 
-def _find(machine: Callable[[], Transactions], *phases: Phase) -> list[str]:
+def _find(machine: Callable[[], Transactions], steps: int = 30, *phases: Phase) -> list[str]:
     """Return the steps that Hypothesis prints for the defect that it finds, the same ones every time."""
     with pytest.raises(AssertionError, match="the database") as found:
         run_state_machine_as_test(
@@ -132,7 +132,7 @@ def _find(machine: Callable[[], Transactions], *phases: Phase) -> list[str]:
             settings=settings(
                 _settings(1),
                 max_examples=2000,
-                stateful_step_count=30,
+                stateful_step_count=steps,
                 phases=(Phase.generate, *phases),
                 derandomize=True,
                 database=None,
@@ -143,21 +143,21 @@ def _find(machine: Callable[[], Transactions], *phases: Phase) -> list[str]:
 
 
 def test_it_finds_statements_that_are_not_announced(place: Callable[..., Place], monkeypatch: Any) -> None:
-    """A defect of the library is found, and its script is short enough to be read."""
+    """Rows that cannot be named are changed, and their entries stay; the script of it can be read at a glance."""
     monkeypatch.setattr(unit.Unit, "touch_epoch", _do_nothing)
     here = place("sqlite", "memory")
-    assert 1 <= len(_find(lambda: Transactions(here), Phase.shrink)) <= 3
+    assert 1 <= len(_find(lambda: Transactions(here), 10, Phase.shrink)) <= 2
 
 
 def test_it_finds_rows_that_a_savepoint_undid(place: Callable[..., Place], monkeypatch: Any) -> None:
     """What was touched since a savepoint, and is undone with it, is published all the same."""
     monkeypatch.setattr(unit.Unit, "rollback_to", _do_nothing)
     here = place("sqlite", "memory")
-    _find(lambda: Transactions(here))
+    assert _find(lambda: Transactions(here))
 
 
 def test_it_finds_fills_that_are_not_verified(place: Callable[..., Place], monkeypatch: Any) -> None:
     """Without the database's word, a lost tombstone lets the old row in."""
     monkeypatch.setattr(fences.Fence, "_verified", _verify_nothing)
     here = place("sqlite", "memory", forgetful=True)
-    _find(lambda: FaultyTransactions(here))
+    assert _find(lambda: FaultyTransactions(here))

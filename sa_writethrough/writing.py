@@ -98,6 +98,7 @@ class Writing:
                 "The session is bound to a detached connection: the end of its transaction cannot be seen. "
                 "Bind it to an engine or to a pooled connection."
             )
+        self._begin_before_savepoint(session, connection)
         earlier = _sqla.is_joined(session, connection) and driver_in_transaction(
             connection.connection.driver_connection
         )
@@ -222,12 +223,23 @@ class Writing:
         return None if session is None else self._core.work_of(session)
 
     def _savepoint(self, connection: Connection, _name: str | None) -> None:
-        """Begin before the first savepoint: sqlite3 does not, and its RELEASE would be an unannounced COMMIT."""
-        if connection.dialect.name != "sqlite" or self._core.unit_of(connection) is None:
+        """Begin before the first savepoint: sqlite3 does not, and its RELEASE would be an unannounced COMMIT.
+
+        Also where no session has begun yet: one that joins the transaction begins after it has set its savepoint.
+        """
+        if connection.dialect.name != "sqlite":
             return
         begun = driver_in_transaction(connection.connection.driver_connection)
         if begun is False and not _sqla.is_autocommit(connection):
             connection.exec_driver_sql("BEGIN")
+
+    def _begin_before_savepoint(self, session: Session, connection: Connection) -> None:
+        """Do what `_savepoint` does for the savepoint of a session that is the first one of its engine."""
+        name = _sqla.savepoint_joined_by(session, connection) if connection.dialect.name == "sqlite" else None
+        if name is not None:
+            connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")  # nothing has been done in it
+            self._savepoint(connection, name)
+            connection.exec_driver_sql(f"SAVEPOINT {name}")
 
     def _rollback_savepoint(self, connection: Connection, name: str, _context: Any) -> None:
         unit = self._core.unit_of(connection)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -54,24 +55,23 @@ def _settings(sequences: int, **more: Any) -> settings:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
+def place(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Place]]:
     """Open a place in the database and with the store of these names."""
     faulthandler.cancel_dump_traceback_later()  # shrinking takes minutes; pytest-timeout's own limit remains
-    opened = []
 
-    def open_place(database: str, store: str, **arguments: Any) -> Place:
+    @contextmanager
+    def open_place(database: str, store: str, **arguments: Any) -> Iterator[Place]:
         url = request.getfixturevalue(f"{database}_url")
         memcached: MemcachedServer | None = request.getfixturevalue("memcached") if store == "memcached" else None
 
         def open_one(clock: Callable[[], float]) -> Any:
             return MemoryStore(clock=clock) if memcached is None else open_store(memcached.url)
 
-        opened.append(Place(url, open_one, **arguments))
-        return opened[0]
+        opened = Place(url, open_one, **arguments)
+        yield opened
+        opened.close()
 
-    yield open_place
-    for each in opened:
-        each.close()
+    return open_place
 
 
 # --- the promise --------------------------------------------------------------------------------------------------------
@@ -87,29 +87,29 @@ def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
     ],
 )
 def test_whatever_sessions_do_the_cache_agrees_with_the_database(
-    place: Callable[..., Place], database: str, store: str, sequences: int
+    place: Callable[..., AbstractContextManager[Place]], database: str, store: str, sequences: int
 ) -> None:
     """Every cached row is the committed one after each step, and every cached read returns what its own SELECT does."""
-    here = place(database, store)
-    run_state_machine_as_test(lambda: Transactions(here), settings=_settings(sequences))
+    with place(database, store) as here:
+        run_state_machine_as_test(lambda: Transactions(here), settings=_settings(sequences))
 
 
 @pytest.mark.parametrize(("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgres", "memcached", 10)])
 def test_whatever_the_store_loses_the_cache_agrees_with_the_database(
-    place: Callable[..., Place], database: str, store: str, sequences: int
+    place: Callable[..., AbstractContextManager[Place]], database: str, store: str, sequences: int
 ) -> None:
     """The same with lost, late and forgotten entries, with outages, and with others at work between any two steps."""
-    here = place(database, store, forgetful=True)
-    run_state_machine_as_test(lambda: FaultyTransactions(here), settings=_settings(sequences))
+    with place(database, store, forgetful=True) as here:
+        run_state_machine_as_test(lambda: FaultyTransactions(here), settings=_settings(sequences))
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_lazy_loads_and_plain_gets_agree_where_every_lookup_is_served(
-    place: Callable[..., Place], journal: str
+    place: Callable[..., AbstractContextManager[Place]], journal: str
 ) -> None:
     """The same with `Reads.ALWAYS`, where also many-to-one relationships are loaded from the cache."""
-    here = place("sqlite", "memory", reads=wt.Reads.ALWAYS, journal=journal)
-    run_state_machine_as_test(lambda: Transactions(here), settings=_settings(15))
+    with place("sqlite", "memory", reads=wt.Reads.ALWAYS, journal=journal) as here:
+        run_state_machine_as_test(lambda: Transactions(here), settings=_settings(15))
 
 
 # --- that it can fail ---------------------------------------------------------------------------------------------------
@@ -142,22 +142,28 @@ def _find(machine: Callable[[], Transactions], steps: int = 30, *phases: Phase) 
     return [line for line in lines if line.startswith("state.") and line != "state.teardown()"]
 
 
-def test_it_finds_statements_that_are_not_announced(place: Callable[..., Place], monkeypatch: Any) -> None:
+def test_it_finds_statements_that_are_not_announced(
+    place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
+) -> None:
     """Rows that cannot be named are changed, and their entries stay; the script of it can be read at a glance."""
     monkeypatch.setattr(unit.Unit, "touch_epoch", _do_nothing)
-    here = place("sqlite", "memory")
-    assert 1 <= len(_find(lambda: Transactions(here), 10, Phase.shrink)) <= 2
+    with place("sqlite", "memory") as here:
+        assert 1 <= len(_find(lambda: Transactions(here), 10, Phase.shrink)) <= 2
 
 
-def test_it_finds_rows_that_a_savepoint_undid(place: Callable[..., Place], monkeypatch: Any) -> None:
+def test_it_finds_rows_that_a_savepoint_undid(
+    place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
+) -> None:
     """What was touched since a savepoint, and is undone with it, is published all the same."""
     monkeypatch.setattr(unit.Unit, "rollback_to", _do_nothing)
-    here = place("sqlite", "memory")
-    assert _find(lambda: Transactions(here))
+    with place("sqlite", "memory") as here:
+        assert _find(lambda: Transactions(here))
 
 
-def test_it_finds_fills_that_are_not_verified(place: Callable[..., Place], monkeypatch: Any) -> None:
+def test_it_finds_fills_that_are_not_verified(
+    place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
+) -> None:
     """Without the database's word, a lost tombstone lets the old row in."""
     monkeypatch.setattr(fences.Fence, "_verified", _verify_nothing)
-    here = place("sqlite", "memory", forgetful=True)
-    assert _find(lambda: FaultyTransactions(here))
+    with place("sqlite", "memory", forgetful=True) as here:
+        assert _find(lambda: FaultyTransactions(here))

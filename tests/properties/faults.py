@@ -99,6 +99,15 @@ class FaultyTransactions(Transactions):
 
         With *paused* it stops before its COMMIT for longer than its tombstones live, while others read everything.
         """
+        self._die(session, paused)
+
+    @step(session=sessions, paused=st.booleans(), column=columns, id=numbers, value=values)
+    def change_and_die(self, session: str, paused: bool, column: str, id: int, value: str) -> None:
+        """Change a row, and do what `commit_and_die` does."""
+        self._set(session, column, id, value)
+        self._die(session, paused)
+
+    def _die(self, session: str, paused: bool) -> None:
         script = self.world.faults.script
         dying: list[Any] = [LoseRequest(of) for of in (Publish, Retract, Evict) for _ in range(MANY)]
         if paused:

@@ -85,8 +85,11 @@ class Transactions(Sessions):
 
     @write(column=columns, id=numbers, value=values)
     def change(self, session: str, column: str, id: int, value: str) -> None:
+        self._set(session, column, id, value)
+
+    def _set(self, session: str, column: str, number: int, value: str) -> None:
         kind, attribute = statements.column_of(column)
-        self._with(session, kind.cls.__name__, id, lambda _s, instance: setattr(instance, attribute, value))
+        self._with(session, kind.cls.__name__, number, lambda _s, instance: setattr(instance, attribute, value))
 
     @write(id=numbers, price=st.sampled_from(("1.005", "2", "-0", "3.10")))
     def price(self, session: str, id: int, price: str) -> None:

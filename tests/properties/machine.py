@@ -254,6 +254,19 @@ class Transactions(Sessions):
         """Hold on to no instance any more: the session keeps those alone that are changed."""
         self.actors[session].kept.clear()
 
+    @step(session=sessions)
+    def begin_snapshot(self, session: str) -> None:
+        """Begin a transaction whose reads all see one moment."""
+
+        def begin(own: Session) -> None:
+            if own.get_bind().dialect.name == "sqlite":
+                own.connection().exec_driver_sql("BEGIN")
+            else:
+                own.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+        if self.actors[session].outer is None:
+            self._do(session, begin)
+
     @write(model=models, id=numbers, name=values, keeps=flags)
     def try_to_add(self, session: str, model: str, id: int, name: str, keeps: bool) -> None:
         """Insert inside a savepoint, which an error rolls back."""

@@ -146,10 +146,20 @@ class Sessions(RuleBasedStateMachine):
             action(self.actors[session].session)
         except sa.exc.SQLAlchemyError as error:
             self._may_be(error)
+            # As an application must: until then SQLite may keep every reader out.
+            self._roll_back(session)
+            self._leave_outer(session)
             if self.world.committed() != self.committed:
                 self.failures.append(f"it was committed, and raised {error!r}")
         else:
             self.may_commit = True
+
+    def _leave_outer(self, session: str) -> None:
+        """End the transaction that the session has joined by closing its connection, and the session with it."""
+        if self.actors[session].outer is not None:
+            self._do(session, lambda own: own.close())
+            self._end(self.actors[session], "close")
+            self.actors[session] = Actor(self.world.sessions())
 
     @staticmethod
     def _end(actor: Actor, how: str) -> None:
@@ -186,7 +196,8 @@ class Sessions(RuleBasedStateMachine):
                 self._is_row(what, own, kind, number, instance)
             elif isinstance(held, kind.cls):
                 assert instance is held, f"{what}: not its own instance"
-                assert describe_instance(held) == state, f"{what}: its own instance was overwritten"
+                kept = {name: text for name, text in describe_instance(held).items() if name in state}
+                assert kept == state, f"{what}: its own instance was overwritten"
         actor.kept += [instance for instance in found if instance is not None]
 
     @staticmethod

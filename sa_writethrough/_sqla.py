@@ -55,6 +55,7 @@ __all__ = [
     "plain_bind",
     "root_engine",
     "returns_rows",
+    "savepoint_joined_by",
     "selected_mapper",
     "states_of",
     "without_rows",
@@ -68,6 +69,14 @@ def is_joined(session: Session, connection: Connection) -> bool:
     transaction = session._transaction
     entry = None if transaction is None else transaction._connections.get(connection)
     return entry is not None and not entry[3]
+
+
+def savepoint_joined_by(session: Session, connection: Connection) -> str | None:
+    """Return the savepoint that the session set on this connection when it joined its transaction, or None."""
+    nested = connection.get_nested_transaction()
+    # Of the other modes, which set none, it would be somebody else's.
+    sets_one = session.join_transaction_mode in {"create_savepoint", "conditional_savepoint"}
+    return nested._savepoint if nested is not None and sets_one and is_joined(session, connection) else None
 
 
 def autobegin(session: Session) -> None:

@@ -88,6 +88,7 @@ class Writing:
                 "The session is bound to a detached connection: the end of its transaction cannot be seen. "
                 "Bind it to an engine or to a pooled connection."
             )
+        _begin_before_savepoint(session, connection)
         earlier = _sqla.is_joined(session, connection) and driver_in_transaction(
             connection.connection.driver_connection
         )
@@ -117,3 +118,14 @@ class Writing:
     def _after_transaction_end(self, session: Session, transaction: Any) -> None:
         if transaction.parent is None:
             self._core.part(session)
+
+
+def _begin_before_savepoint(session: Session, connection: Connection) -> None:
+    """Set the savepoint of a session that joins a transaction once more, now that `executing` begins before it.
+
+    sqlite3 does not, and the savepoint's RELEASE would be an unannounced COMMIT. Nothing has been done in it yet.
+    """
+    name = _sqla.savepoint_joined_by(session, connection) if connection.dialect.name == "sqlite" else None
+    if name is not None:
+        connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+        connection.exec_driver_sql(f"SAVEPOINT {name}")

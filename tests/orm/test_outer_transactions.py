@@ -14,7 +14,7 @@ from sa_writethrough.coherence import Announce
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.testing import LoseReply
 from tests.orm.models import Account, Claim, Contract
-from tests.orm.worlds import World, open_world
+from tests.orm.worlds import World, open_engine, open_world
 
 MODES = ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"]
 
@@ -141,6 +141,25 @@ def test_statements_of_the_outer_transaction_itself(world: World) -> None:
         connection.execute(sa.update(Account.__table__).where(Account.__table__.c.id == 2).values(name="new"))
     world.reads_true(Account, 1, 2)
     assert world.select(Account, 2)["name"] == "new"
+
+
+@pytest.mark.parametrize("engine_is_known", [True, False])
+def test_a_joined_session_sets_no_savepoint_outside_a_transaction(world: World, engine_is_known: bool) -> None:
+    """Its first savepoint on a connection that no session has used is no transaction of its own: RELEASE commits none."""
+    world.add(Account(id=1, name="old"))
+    world.published(Account, 1)
+    world.engine.dispose()  # the pool's next connection is a new one
+    engine = world.engine if engine_is_known else open_engine(world.engine.url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with world.sessions(bind=connection, join_transaction_mode="create_savepoint") as session:
+            session.get(Account, 1).name = "new"
+            session.commit()
+        assert world.select(Account, 1)["name"] == "old"
+        world.published(Account, 1)
+        transaction.rollback()
+    world.published(Account, 1)
+    engine.dispose()
 
 
 # --- two binds ----------------------------------------------------------------------------------------------------------

@@ -260,6 +260,33 @@ def test_root_engine(engine: sa.Engine) -> None:
     assert _sqla.root_engine(engine) is engine
 
 
+@pytest.mark.parametrize(
+    ("mode", "outer", "expected"),
+    [
+        ("create_savepoint", False, "sa_savepoint_1"),
+        ("create_savepoint", True, "sa_savepoint_2"),
+        ("conditional_savepoint", False, None),
+        ("conditional_savepoint", True, "sa_savepoint_2"),
+        ("rollback_only", True, None),
+        ("control_fully", True, None),
+    ],
+)
+def test_savepoint_joined_by(engine: sa.Engine, mode: Any, outer: bool, expected: str | None) -> None:
+    """`_sqla.savepoint_joined_by` names the savepoint that a session set when it joined, and nobody else's."""
+    seen = []
+    with engine.connect() as connection, connection.begin():
+        if outer:
+            connection.begin_nested()
+        with orm.Session(connection, join_transaction_mode=mode) as session:
+            sa.event.listen(session, "after_begin", lambda s, _t, c: seen.append(_sqla.savepoint_joined_by(s, c)))
+            session.connection()
+            session.begin_nested()
+    with orm.Session(engine) as session:
+        seen.append(_sqla.savepoint_joined_by(session, session.connection()))
+    assert seen[0] == expected
+    assert seen[-1] is None
+
+
 def test_is_autocommit(engine: sa.Engine) -> None:
     """`_sqla.is_autocommit` sees the connection's option and the engine's."""
     with engine.connect() as connection:

@@ -1,0 +1,228 @@
+"""What every machine is made of: sessions, what their steps have in common, and the promise that each step must keep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from sqlalchemy.orm import Session
+
+import sa_writethrough as wt
+from tests.properties.models import KINDS, ROOTS, Kind
+from tests.properties.worlds import Place, Rows, World, describe_instance
+
+NAMES = ("s1", "s2", "s3")
+ENDS = ("go on", "go on", "commit", "commit", "savepoint", "rollback")
+
+
+def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Make a rule, after which the cache must agree with the database.
+
+    Not by an invariant: Hypothesis prints those between any two steps of the script.
+    """
+
+    def wrap(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def act_and_agree(self: Sessions, **values: Any) -> None:
+            function(self, **values)
+            self._agree()
+
+        return rule(**arguments)(act_and_agree)
+
+    return wrap
+
+
+def write(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
+    """Make a step of one session, after which it may end its transaction or set a savepoint."""
+
+    def wrap(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def act_and_end(self: Sessions, session: str, then: str, **values: Any) -> None:
+            function(self, session, **values)
+            if then == "commit":
+                self._agree()
+                self._commit(session)
+            elif then == "rollback":
+                self._agree()
+                self._roll_back(session)
+            elif then == "savepoint":
+                self._agree()
+                self._save(session)
+
+        return step(session=st.sampled_from(NAMES), then=st.sampled_from(ENDS), **arguments)(act_and_end)
+
+    return wrap
+
+
+@dataclass
+class Actor:
+    """One session, as an application has it: with its open savepoints and the instances that it holds on to."""
+
+    session: Session
+    options: dict[str, Any] = field(default_factory=dict)
+    savepoints: list[Any] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+    outer: Any = None
+    """The transaction of somebody else that the session has joined, with its connection."""
+
+    def forget(self) -> None:
+        self.savepoints.clear()
+        self.kept.clear()
+
+
+class Sessions(RuleBasedStateMachine):
+    """Three sessions, and what must hold after each step. Knows no rules."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.world = World(place)
+        self.failures: list[str] = []
+        self.may_commit = False
+        self.committed = self.world.committed()
+        self.meanwhile_committed: list[dict[str, Rows]] = []
+        """What others made of the database during this step, with what it was before that."""
+        self.actors = {name: Actor(self.world.sessions(autobegin=True)) for name in NAMES}
+
+    def teardown(self) -> None:
+        try:
+            for actor in self.actors.values():
+                self._end(actor, "close")
+                actor.session.close()
+            self._agree()
+        finally:
+            self.actors.clear()
+            self.world.close()
+
+    # --- the promise ---
+
+    def _agree(self) -> None:
+        assert not self.failures, "\n".join(self.failures)
+        self.world.cache.drain()
+        committed = self.world.committed()
+        if not self.may_commit:
+            assert committed == self.committed, "something was committed that nobody asked for"
+        self.may_commit, self.committed = False, committed
+        self.meanwhile_committed.clear()
+        for root in ROOTS:
+            for identity, entry in self.world.entries(root).items():
+                row = committed[root].get(identity)
+                assert entry == row, f"{root} {identity}: the cache has {entry}, the database {row}"
+
+    def _do(self, session: str, action: Callable[[Session], Any]) -> Any:
+        """Do what may fail as it may without a cache: locks held by others, constraints, sessions that need rollback."""
+        try:
+            return action(self.actors[session].session)
+        except sa.exc.PendingRollbackError:  # it failed before, and was told so for as long as it takes
+            self._roll_back(session)
+        except sa.exc.SQLAlchemyError as error:
+            self._may_be(error)
+        return None
+
+    def _may_be(self, error: Exception) -> None:
+        if isinstance(error, wt.WriteThroughError):
+            raise error
+
+    def _commit(self, session: str) -> None:
+        self._ends(session, lambda own: own.commit())
+        self.actors[session].savepoints.clear()
+
+    def _roll_back(self, session: str) -> None:
+        self._do(session, lambda own: own.rollback())
+        self.actors[session].savepoints.clear()
+
+    def _save(self, session: str) -> None:
+        savepoint = self._do(session, lambda own: own.begin_nested())
+        if savepoint is not None:
+            self.actors[session].savepoints.append(savepoint)
+
+    def _ends(self, session: str, action: Callable[[Session], Any]) -> None:
+        """Do what may commit. If it raises, nothing was committed."""
+        try:
+            action(self.actors[session].session)
+        except sa.exc.SQLAlchemyError as error:
+            self._may_be(error)
+            # As an application must: until then SQLite may keep every reader out.
+            self._roll_back(session)
+            self._leave_outer(session)
+            if self.world.committed() != self.committed:
+                self.failures.append(f"it was committed, and raised {error!r}")
+        else:
+            self.may_commit = True
+
+    def _leave_outer(self, session: str) -> None:
+        """End the transaction that the session has joined by closing its connection, and the session with it."""
+        if self.actors[session].outer is not None:
+            self._do(session, lambda own: own.close())
+            self._end(self.actors[session], "close")
+            self.actors[session] = Actor(self.world.sessions())
+
+    @staticmethod
+    def _end(actor: Actor, how: str) -> None:
+        """End the transaction that a session has joined."""
+        if actor.outer is None:
+            return
+        connection, transaction = actor.outer
+        actor.outer = None
+        try:
+            if how != "close" and transaction.is_active:
+                getattr(transaction, how)()
+        finally:
+            connection.close()
+
+    # --- reads ---
+
+    def _read(self, session: str, kind: Kind, numbers: tuple[int, ...], read: Callable[[Session], list[Any]]) -> None:
+        actor = self.actors[session]
+        own = actor.session
+        before = [self._before(own, kind, number) for number in numbers]
+        known = {id(instance) for instance in own}
+        pending = bool(own.new or own.dirty or own.deleted)
+        found = self._do(session, read)
+        if found is None:
+            return
+        for number, (held, state), instance in zip(numbers, before, found, strict=True):
+            what = f"{session} read {kind.cls.__name__} {number}"
+            if held is None and id(instance) not in known:
+                self._is_row(what, own, kind, number, instance)
+            elif pending:  # the read has flushed that, and what it left of the instances is SQLAlchemy's business
+                assert instance is None or held is None or instance is held, f"{what}: not its own instance"
+            elif state is None:  # expired
+                assert instance is None or instance is held, f"{what}: not its own instance"
+                self._is_row(what, own, kind, number, instance)
+            elif isinstance(held, kind.cls):
+                assert instance is held, f"{what}: not its own instance"
+                kept = {name: text for name, text in describe_instance(held).items() if name in state}
+                assert kept == state, f"{what}: its own instance was overwritten"
+        actor.kept += [instance for instance in found if instance is not None]
+
+    @staticmethod
+    def _before(session: Session, kind: Kind, number: int) -> tuple[Any, Any]:
+        held = session.identity_map.get(kind.mapper.identity_key_from_primary_key(kind.identity(number)))
+        if held is None:
+            return None, None
+        state = sa.inspect(held)
+        return held, None if state.expired else describe_instance(held)
+
+    def _is_row(self, what: str, session: Session, kind: Kind, number: int, instance: Any) -> None:
+        """Assert that a newly loaded instance is the row at some moment during the read, or that there was none."""
+        root = kind.mapper.base_mapper.class_.__name__
+        moments = [self.world.seen_by(session, root), *(moment[root] for moment in self.meanwhile_committed)]
+        rows = [moment.get(kind.identity(number)) for moment in moments]
+        rows = [None if row is None or not issubclass(KINDS[row["class"]].cls, kind.cls) else row for row in rows]
+        described = None if instance is None else describe_instance(instance)
+        if not any(self._describes(described, row, kind) for row in rows):
+            # Kept for the end of the step: in the midst of a commit the library may let no exception through.
+            self.failures.append(f"{what}: {described}, the database has {' or '.join(map(str, rows))}")
+
+    @staticmethod
+    def _describes(described: Any, row: Any, kind: Kind) -> bool:
+        if described is None or row is None:
+            return described is row is None
+        if row["class"] != kind.cls.__name__:  # SQLAlchemy loads a subclass's columns when they are asked for
+            row = {name: text for name, text in row.items() if name in described}
+        return bool(described == row)

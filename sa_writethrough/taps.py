@@ -1,9 +1,9 @@
 """Taps on a dialect: told just before and just after the driver begins, commits, rolls back.
 
 SQLAlchemy's ConnectionEvents come before the driver's COMMIT alone, so what became of it must be learnt elsewhere; and
-one listener of theirs on an engine makes every statement of every connection dispatch all of them. Every COMMIT, whoever
-ends the transaction, goes through `Dialect.do_commit`: a public method, replaced here on the one dialect object of an
-engine by one that calls it between our steps. Knows nothing of what is done with it.
+one listener of theirs on an engine makes every statement of every connection dispatch all of them. Every COMMIT,
+whoever ends the transaction, goes through `Dialect.do_commit`: a public method, replaced here on the one dialect object
+of an engine by one that calls it between our steps. Knows nothing of what is done with it.
 """
 
 from __future__ import annotations

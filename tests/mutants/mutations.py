@@ -13,7 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from sa_writethrough import cache, coherence, fences, loading, routing, snapshots, staging, unit, writing
+from sa_writethrough import (
+    cache,
+    coherence,
+    ending,
+    executing,
+    fences,
+    loading,
+    routing,
+    snapshots,
+    staging,
+    unit,
+    writing,
+)
 from sa_writethrough.coherence import ABSENT, Evict, Fill, Lease, Publish, Settled, Tombstone, Value
 from sa_writethrough.entities import Family, Scope
 from sa_writethrough.exceptions import CacheUnavailableError
@@ -91,7 +103,7 @@ def announcement_after_commit() -> Iterator[None]:
             unit_.tokens = core.cache.announce(staging._claims(unit_)).wait()
         staging.publish(core, unit_)
 
-    with patch.object(writing, "announce", announce), patch.object(writing, "publish", publish):
+    with patch.object(ending, "announce", announce), patch.object(ending, "publish", publish):
         yield
 
 
@@ -118,7 +130,7 @@ def failed_announcement_ignored() -> Iterator[None]:
 
 @_mutant("announcement before the lock", "a writer announces after its last SQL, holding the row's lock", TWO_WRITERS)
 def announcement_before_lock() -> Iterator[None]:
-    original = writing.Writing._touch
+    original = executing.Executing._touch
 
     def touch(self: Any, connection: Any, unit_: Any, written: Any, options: Any) -> Any:
         touched = original(self, connection, unit_, written, options)
@@ -129,7 +141,7 @@ def announcement_before_lock() -> Iterator[None]:
         staging._read_back(core, connection, unit_)
         unit_.phase = Phase.ANNOUNCED
 
-    with patch.object(writing.Writing, "_touch", touch), patch.object(writing, "announce", announce):
+    with patch.object(executing.Executing, "_touch", touch), patch.object(ending, "announce", announce):
         yield
 
 
@@ -249,7 +261,7 @@ def own_writes_served_and_filled() -> Iterator[None]:
     lossless=True,
 )
 def retract_after_unknown_outcome() -> Iterator[None]:
-    yield from _instead(writing, "abandon", staging.retract)
+    yield from _instead(ending, "abandon", staging.retract)
 
 
 @_mutant(
@@ -259,7 +271,7 @@ def retract_after_unknown_outcome() -> Iterator[None]:
     CUT,
 )
 def publish_after_unknown_outcome() -> Iterator[None]:
-    yield from _instead(writing, "abandon", staging.publish)
+    yield from _instead(ending, "abandon", staging.publish)
 
 
 @_mutant(
@@ -278,13 +290,19 @@ def publish_what_savepoint_undid() -> Iterator[None]:
     {"O": p.writes_inside_outer_transaction(a=1)},
 )
 def publish_inside_outer_transaction() -> Iterator[None]:
-    def after_commit(self: Any, session: Any) -> None:
-        for connection, its_unit in self._units(session):
-            if its_unit.phase is Phase.OPEN and not its_unit.is_empty:
-                staging.announce(self._core, connection, its_unit)
-            staging.publish(self._core, its_unit)
+    original = writing.Writing.session_listeners
 
-    yield from _instead(writing.Writing, "_after_commit", after_commit)
+    def session_listeners(self: Any) -> Any:
+        def after_commit(session: Any) -> None:
+            work = self._core.work_of(session)
+            for connection, its_unit in [] if work is None else work.units:
+                if its_unit.phase is Phase.OPEN and not its_unit.is_empty:
+                    staging.announce(self._core, connection, its_unit)
+                staging.publish(self._core, its_unit)
+
+        return [*original(self), ("after_commit", after_commit, {})]
+
+    yield from _instead(writing.Writing, "session_listeners", session_listeners)
 
 
 @_mutant(

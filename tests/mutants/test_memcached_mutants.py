@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import sa_writethrough as wt
 from sa_writethrough.coherence import Hit
-from sa_writethrough.stores import _batches, _meta, _nodes
-from sa_writethrough.stores import memcached as memcached_store
+from sa_writethrough.stores import _batches, _direct, _meta, _nodes
 from sa_writethrough.stores._nodes import Ring
 from sa_writethrough.testing.conformance import Entry
 from tests.exploration.models import Item, New
@@ -136,7 +135,7 @@ def tokens_of_any_connection():
     def token_maker(node, _connection):
         return partial(_batches.ItemToken, node, None)
 
-    with patch.object(_batches, "token_maker", token_maker), patch.object(memcached_store, "token_maker", token_maker):
+    with patch.object(_batches, "token_maker", token_maker), patch.object(_direct, "token_maker", token_maker):
         yield
 
 

@@ -284,7 +284,11 @@ class Probe:
 
     def _take(self, request: Request) -> None:
         cause, node, keys, since = request
-        self._open.update((cause, key, since) for key in keys if node in {None, self._strategy.node_of(key)})
+        try:
+            found = [key for key in keys if node in {None, self._strategy.node_of(key)}]
+        except self._strategy.errors:  # to ask for the first time needs a connection, which a fault may have met
+            return
+        self._open.update((cause, key, since) for key in found)
 
     def _probe(self, cause: int, key: int, since: int) -> None:
         try:

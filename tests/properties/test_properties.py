@@ -4,7 +4,7 @@
     HYPOTHESIS_PROFILE=thorough pytest tests/properties            some thousand of longer ones, an hour or so
     SEQUENCES=500 STEPS=60 pytest tests/properties -k postgres     as many and as long as one likes
 
-Not derandomised, not even in CI: every run looks elsewhere. A failure prints its steps and `@reproduce_failure(...)`;
+Under CI=true the sequences are always the same; elsewhere every run looks elsewhere. A failure prints its steps and `@reproduce_failure(...)`;
 Hypothesis also remembers it in `.hypothesis` and tries it first when the test is run again.
 """
 
@@ -45,7 +45,7 @@ def _settings(sequences: int, **more: Any) -> settings:
         max_examples=SEQUENCES or (sequences * 50 if THOROUGH else sequences),
         stateful_step_count=STEPS,
         deadline=None,
-        derandomize=False,
+        derandomize=os.environ.get("CI", "").lower() == "true",
         print_blob=True,
         report_multiple_bugs=False,
         phases=(Phase.reuse, Phase.generate, Phase.shrink),  # Phase.explain traces every line, for minutes

@@ -11,30 +11,32 @@ from typing import Any
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition
+from hypothesis.stateful import initialize, precondition
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
 from tests.properties import statements
-from tests.properties.models import KINDS, NUMBERS, ROOTS
-from tests.properties.sessions import NAMES, Actor, Sessions, step, write
+from tests.properties.models import GROUPS, KINDS, NUMBERS, ROOTS
+from tests.properties.sessions import NAMES, Actor, Sessions, one_of, step, write
 
-sessions = st.sampled_from(NAMES)
-models = st.sampled_from(sorted(KINDS))
-roots = st.sampled_from(ROOTS)
-columns = st.sampled_from(statements.COLUMNS)
+sessions = one_of("names")
+models = one_of("models")
+roots = one_of("roots")
+columns = one_of("columns")
 numbers = st.sampled_from(NUMBERS)
 values = st.sampled_from(("a", "b", "c"))
 modes = st.sampled_from([mode.name for mode in wt.CacheMode])
 flags = st.booleans()
 
-TO_ONE = {"User.team": "Team", "Item.user": "User", "Badge.user": "User", "City.country": "Country"}
-TO_MANY = {"Team.users": "User", "User.items": "Item", "User.badges": "Badge", "Country.cities": "City"}
 JOINS = ("conditional_savepoint", "rollback_only", "control_fully", "create_savepoint")
 
 
 class Transactions(Sessions):
     """Rows 1 and 2 of each model are there, named 'first', and cached."""
+
+    @initialize(sessions=st.integers(2, len(NAMES)), models=st.sampled_from(GROUPS))
+    def work_on(self, sessions: int, models: tuple[str, ...]) -> None:
+        self.begin(sessions, models)
 
     # --- reads ---
 
@@ -46,12 +48,6 @@ class Transactions(Sessions):
     @step(session=sessions, model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
     def read_many(self, session: str, model: str, way: str, mode: str) -> None:
         self._read_rows(session, model, way, mode)
-
-    def _read_rows(self, session: str, model: str, way: str, mode: str) -> None:
-        kind = KINDS[model]
-        self._read(
-            session, kind, NUMBERS, lambda s: statements.read_many(self.world.cache, s, way, mode, kind, NUMBERS)
-        )
 
     @step(model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
     def visit(self, model: str, way: str, mode: str) -> None:
@@ -91,10 +87,12 @@ class Transactions(Sessions):
         kind, attribute = statements.column_of(column)
         self._with(session, kind.cls.__name__, number, lambda _s, instance: setattr(instance, attribute, value))
 
+    @precondition(lambda self: "Product" in self.models)
     @write(id=numbers, price=st.sampled_from(("1.005", "2", "-0", "3.10")))
     def price(self, session: str, id: int, price: str) -> None:
         self._with(session, "Product", id, lambda _s, product: setattr(product, "price", Decimal(price)))
 
+    @precondition(lambda self: "Product" in self.models)
     @write(id=numbers, label=values)
     def label(self, session: str, id: int, label: str) -> None:
         self._with(session, "Product", id, lambda _s, product: product.labels.update({label: [1, 2.0, None]}))
@@ -114,7 +112,8 @@ class Transactions(Sessions):
 
         self._do(session, merge)
 
-    @write(model=st.sampled_from(statements.REKEYED), id=numbers, to=numbers)
+    @precondition(lambda self: self.rekeyed)
+    @write(model=one_of("rekeyed"), id=numbers, to=numbers)
     def change_key(self, session: str, model: str, id: int, to: int) -> None:
         def rekey(_session: Session, instance: Any) -> None:
             for name, part in KINDS[model].key(to).items():
@@ -136,27 +135,30 @@ class Transactions(Sessions):
 
     # --- relationships ---
 
-    @write(relation=st.sampled_from(sorted(TO_ONE)), id=numbers, to=st.none() | numbers)
+    @precondition(lambda self: self.to_one)
+    @write(relation=one_of("to_one"), id=numbers, to=st.none() | numbers)
     def assign(self, session: str, relation: str, id: int, to: int | None) -> None:
         model, _, name = relation.partition(".")
 
         def assign(own: Session, instance: Any) -> None:
-            setattr(instance, name, None if to is None else self._get(own, TO_ONE[relation], to))
+            setattr(instance, name, None if to is None else self._get(own, statements.TO_ONE[relation], to))
 
         self._with(session, model, id, assign)
 
-    @write(relation=st.sampled_from(sorted(TO_MANY)), id=numbers, member=numbers)
+    @precondition(lambda self: self.to_many)
+    @write(relation=one_of("to_many"), id=numbers, member=numbers)
     def append(self, session: str, relation: str, id: int, member: int) -> None:
         model, _, name = relation.partition(".")
 
         def append(own: Session, instance: Any) -> None:
-            other = self._get(own, TO_MANY[relation], member)
+            other = self._get(own, statements.TO_MANY[relation], member)
             if other is not None:
                 getattr(instance, name).append(other)
 
         self._with(session, model, id, append)
 
-    @write(relation=st.sampled_from(sorted(TO_MANY)), id=numbers)
+    @precondition(lambda self: self.to_many)
+    @write(relation=one_of("to_many"), id=numbers)
     def empty(self, session: str, relation: str, id: int) -> None:
         model, _, name = relation.partition(".")
         self._with(session, model, id, lambda _s, instance: getattr(instance, name).clear())
@@ -187,9 +189,10 @@ class Transactions(Sessions):
     def insert_row(self, session: str, via: str, model: str, id: int, name: str) -> None:
         self._do(session, lambda s: statements.insert(s, via, model, id, name))
 
+    @precondition(lambda self: self.rekeyed)
     @write(
         via=st.sampled_from(("orm", "core", "text")),
-        model=st.sampled_from(statements.REKEYED),
+        model=one_of("rekeyed"),
         id=numbers,
         to=numbers,
     )

@@ -81,6 +81,16 @@ class Product(Base):
     changed: Mapped[str] = mapped_column(default="new", onupdate=sa.func.lower("CHANGED"))
 
 
+class Price(Base):
+    """The database normalises what the application writes, and adds nothing to it."""
+
+    __tablename__ = "price"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    code: Mapped[str] = mapped_column(sa.CHAR(4), default="c")
+    amount: Mapped[Any] = mapped_column(sa.Numeric(8, 2), default=Decimal("1.5"))
+
+
 class Person(Base):
     __tablename__ = "person"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -165,6 +175,7 @@ KINDS = {
         Kind(Badge, {"user_id": 1}),
         Kind(Contract, {}, ("name", "note")),
         Kind(Product, {}, ("name", "code", "state")),
+        Kind(Price, {}, ("name", "code")),
         Kind(Person, {}),
         Kind(Engineer, {"language": "c"}, ("name", "language")),
         Kind(Manager, {"budget": 1}),
@@ -174,6 +185,17 @@ KINDS = {
     )
 }
 ROOTS = tuple(name for name, kind in KINDS.items() if kind.mapper.inherits is None)
+GROUPS = (
+    ("User", "Team"),
+    ("User", "Item", "Badge"),
+    ("Contract",),
+    ("Product",),
+    ("Price", "Seat"),
+    ("Person", "Engineer", "Manager"),
+    ("Country", "City"),
+    tuple(KINDS),
+)
+"""What one example is about: the fewer models, the more often its steps have to do with each other."""
 NUMBERS = (1, 2, 3)
 """Of the rows that the machine writes and looks at. Rows 1 and 2 of each root class are there when it starts."""
 

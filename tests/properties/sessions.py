@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,17 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
-from tests.properties.models import KINDS, ROOTS, Kind
+from tests.properties import statements
+from tests.properties.models import KINDS, NUMBERS, ROOTS, Kind
 from tests.properties.worlds import Place, Rows, World, describe_instance
 
-NAMES = ("s1", "s2", "s3")
-ENDS = ("go on", "go on", "commit", "commit", "savepoint", "rollback")
+NAMES = ("s1", "s2", "s3", "s4")
+ENDS = ("go on", "go on", "read", "commit", "commit", "savepoint", "rollback")
+
+
+def one_of(attribute: str) -> st.SearchStrategy[Any]:
+    """Draw one of the things that the machine has chosen from at the beginning of the example."""
+    return st.runner().flatmap(lambda machine: st.sampled_from(getattr(machine, attribute)))
 
 
 def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
@@ -53,10 +59,23 @@ def write(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]]
             elif then == "savepoint":
                 self._agree()
                 self._save(session)
+            elif then == "read":
+                self._agree()
+                self._read_rows(session, _model_of(values), "cache.get_many", "NORMAL")
 
-        return step(session=st.sampled_from(NAMES), then=st.sampled_from(ENDS), **arguments)(act_and_end)
+        return step(session=one_of("names"), then=st.sampled_from(ENDS), **arguments)(act_and_end)
 
     return wrap
+
+
+def _model_of(arguments: dict[str, Any]) -> str:
+    """Return the model that a step is about."""
+    return _model_in(arguments.get("model") or arguments.get("column") or arguments.get("relation") or "Product")
+
+
+def _model_in(name: str) -> str:
+    """Return the model that is named in 'User.note'."""
+    return name.partition(".")[0]
 
 
 @dataclass
@@ -76,7 +95,7 @@ class Actor:
 
 
 class Sessions(RuleBasedStateMachine):
-    """Three sessions, and what must hold after each step. Knows no rules."""
+    """Some sessions, and what must hold after each step. Knows no rules."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
@@ -86,7 +105,19 @@ class Sessions(RuleBasedStateMachine):
         self.committed = self.world.committed()
         self.meanwhile_committed: list[dict[str, Rows]] = []
         """What others made of the database during this step, with what it was before that."""
-        self.actors = {name: Actor(self.world.sessions(autobegin=True)) for name in NAMES}
+        self.actors: dict[str, Actor] = {}
+        self.begin(len(NAMES), list(KINDS))
+
+    def begin(self, sessions: int, models: Sequence[str]) -> None:
+        """Choose how many sessions there are, and which models they are about."""
+        self.names = NAMES[:sessions]
+        self.models = sorted(models)
+        self.roots = [root for root in ROOTS if root in models]
+        self.columns = [column for column in statements.COLUMNS if _model_in(column) in models]
+        self.to_one = [one for one in statements.TO_ONE if _model_in(one) in models]
+        self.to_many = [many for many in statements.TO_MANY if _model_in(many) in models]
+        self.rekeyed = [model for model in statements.REKEYED if model in models]
+        self.actors = {name: Actor(self.world.sessions()) for name in self.names}
 
     def teardown(self) -> None:
         try:
@@ -198,7 +229,6 @@ class Sessions(RuleBasedStateMachine):
                 assert instance is held, f"{what}: not its own instance"
                 kept = {name: text for name, text in describe_instance(held).items() if name in state}
                 assert kept == state, f"{what}: its own instance was overwritten"
-        actor.kept += [instance for instance in found if instance is not None]
 
     @staticmethod
     def _before(session: Session, kind: Kind, number: int) -> tuple[Any, Any]:
@@ -226,3 +256,9 @@ class Sessions(RuleBasedStateMachine):
         if row["class"] != kind.cls.__name__:  # SQLAlchemy loads a subclass's columns when they are asked for
             row = {name: text for name, text in row.items() if name in described}
         return bool(described == row)
+
+    def _read_rows(self, session: str, model: str, way: str, mode: str) -> None:
+        kind = KINDS[model]
+        self._read(
+            session, kind, NUMBERS, lambda s: statements.read_many(self.world.cache, s, way, mode, kind, NUMBERS)
+        )

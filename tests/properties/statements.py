@@ -13,7 +13,9 @@ import sa_writethrough as wt
 from tests.properties.models import KINDS, Kind
 
 COLUMNS = tuple(f"{name}.{text}" for name, kind in KINDS.items() for text in kind.texts)
-REKEYED = ("Team", "Contract", "Product", "Seat", "Country", "City")
+REKEYED = ("Team", "Contract", "Product", "Price", "Seat", "Country", "City")
+TO_ONE = {"User.team": "Team", "Item.user": "User", "Badge.user": "User", "City.country": "Country"}
+TO_MANY = {"Team.users": "User", "User.items": "Item", "User.badges": "Badge", "Country.cities": "City"}
 VIA = ("orm", "core", "connection", "text", "mappings")
 INSERTS = ("orm", "core", "text", "mappings", "objects", "select", "upsert", "ignore")
 WHERE = ("key", "name", "all")
@@ -122,9 +124,11 @@ def insert(session: Session, via: str, model: str, number: int, name: str) -> No
 
 def _defaults(table: sa.Table) -> dict[str, Any]:
     """Return what Python would give the columns: SQL that comes as text gets no defaults."""
-    if table.name != "product":
-        return {}
-    return {"code": "t", "price": "2.345", "labels": "{}", "edits": 0, "changed": "text"}
+    if table.name == "price":
+        return {"code": "t", "amount": "2.345"}
+    if table.name == "product":
+        return {"code": "t", "price": "2.345", "labels": "{}", "edits": 0, "changed": "text"}
+    return {}
 
 
 def rekey(session: Session, via: str, model: str, number: int, to: int) -> None:

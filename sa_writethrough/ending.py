@@ -79,7 +79,7 @@ class Ending:
             self._lost(unit)
 
     def handle_error(self, context: ExceptionContext) -> None:
-        """Answer a statement whose failure ended the transaction: SQLite's OR ROLLBACK."""
+        """Answer a statement that failed: OR ROLLBACK ended the transaction, or it found the database locked."""
         connection = context.connection
         if context.statement is None or connection is None or connection.closed or connection.invalidated:
             return
@@ -88,6 +88,8 @@ class Ending:
             return
         if driver_in_transaction(connection.connection.driver_connection) is False:
             unit.clear()
+        elif connection.dialect.name == "sqlite":
+            unit.snapshot = True  # it may have been the write that did not get the lock: others still commit
 
     # --- two phases ---
 

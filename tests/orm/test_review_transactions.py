@@ -47,6 +47,25 @@ def test_a_statement_whose_failure_ends_the_transaction_undoes_the_unit(sqlite_w
     assert world.entry(Account, 2) == ABSENT
 
 
+def test_a_write_that_found_the_database_locked_leaves_the_session_in_its_snapshot(sqlite_world: World) -> None:
+    """SQLite gives the session no write lock, so others still commit, and a hit would be newer than its snapshot."""
+    world = sqlite_world
+    with world.observer.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    world.add(Account(id=1, name="old"), Account(id=2, name="old"))
+    with world.sessions() as writer, world.sessions() as session:
+        writer.get(Account, 1).name = "new"
+        writer.flush()
+        with pytest.raises(sa.exc.OperationalError, match="locked"), session.begin_nested():  # noqa: PT012 - the savepoint keeps the snapshot
+            session.get(Account, 2).name = "never"
+            session.flush()
+        writer.commit()
+        world.published(Account, 1)
+        assert session.execute(sa.select(Account.name).where(Account.id == 1)).scalar_one() == "old"
+        assert world.cache.get(session, Account, 1).name == "old"
+    world.published(Account, 1)
+
+
 def test_a_session_does_not_fill_a_row_whose_key_it_changed(world: World) -> None:
     """The fence does not see what its own transaction wrote: nothing is filled after a write."""
     world.add(Account(id=1, name="a"))

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 import sa_writethrough as wt
 from tests.properties import statements
 from tests.properties.models import KINDS, NUMBERS, ROOTS, Kind
-from tests.properties.worlds import Place, Rows, World, describe_instance
+from tests.properties.worlds import HALF, Place, Rows, World, describe_instance
 
 NAMES = ("s1", "s2", "s3", "s4")
 ENDS = ("go on", "go on", "read", "commit", "commit", "savepoint", "rollback")
@@ -221,7 +221,7 @@ class Sessions(RuleBasedStateMachine):
             if held is None and id(instance) not in known:
                 self._is_row(what, own, kind, number, instance)
             elif pending:  # the read has flushed that, and what it left of the instances is SQLAlchemy's business
-                assert instance is None or held is None or instance is held, f"{what}: not its own instance"
+                assert instance is None or id(instance) in known, f"{what}: not its own instance"
             elif state is None:  # expired
                 assert instance is None or instance is held, f"{what}: not its own instance"
                 self._is_row(what, own, kind, number, instance)
@@ -243,6 +243,8 @@ class Sessions(RuleBasedStateMachine):
         root = kind.mapper.base_mapper.class_.__name__
         moments = [self.world.seen_by(session, root), *(moment[root] for moment in self.meanwhile_committed)]
         rows = [moment.get(kind.identity(number)) for moment in moments]
+        if HALF in rows:
+            return
         rows = [None if row is None or not issubclass(KINDS[row["class"]].cls, kind.cls) else row for row in rows]
         described = None if instance is None else describe_instance(instance)
         if not any(self._describes(described, row, kind) for row in rows):

@@ -4,8 +4,8 @@
     HYPOTHESIS_PROFILE=thorough pytest tests/properties            some thousand of longer ones, an hour or so
     SEQUENCES=500 STEPS=60 pytest tests/properties -k postgres     as many and as long as one likes
 
-Under CI=true the sequences are always the same; elsewhere every run looks elsewhere. A failure prints its steps and `@reproduce_failure(...)`;
-Hypothesis also remembers it in `.hypothesis` and tries it first when the test is run again.
+Under CI=true the sequences are always the same; elsewhere every run looks elsewhere. A failure prints its steps and
+`@reproduce_failure(...)`; Hypothesis also remembers it in `.hypothesis` and tries it first when the test is run again.
 """
 
 from __future__ import annotations

@@ -1,22 +1,19 @@
-"""SQLAlchemy's internals: the only room that names a private attribute of SQLAlchemy.
+"""SQLAlchemy's internals: this room and `_instances` alone name a private attribute of SQLAlchemy.
 
 Each function is one internal; `tests/unit/test_sqla.py` checks that every one still exists and does what is said here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
-from weakref import ref
 
 from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result, ScalarResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
-from sqlalchemy.orm.attributes import instance_dict, instance_state
-from sqlalchemy.orm.base import DEFAULT_STATE_ATTR
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.context import QueryContext
-from sqlalchemy.orm.instrumentation import ClassManager
 from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
@@ -49,7 +46,6 @@ __all__ = [
     "is_plain_load",
     "info_of",
     "is_plain_select",
-    "materializer",
     "options_of",
     "persistence_cache",
     "plain_bind",
@@ -128,98 +124,6 @@ def commit_all(state: InstanceState[Any], dict_: dict[str, Any], identity_map: A
     state._commit_all(dict_, identity_map)
 
 
-def materializer(
-    mapper: Mapper[Any],
-    values: Mapping[str, str],
-    key: Sequence[str],
-    *,
-    missing: Sequence[str],
-    names: Mapping[str, Any],
-) -> Callable[[Sequence[Any], Iterator[Any], Session], list[Any]] | None:
-    """Write the function that makes persistent instances of rows; None for a class that is not made the usual way.
-
-    values: for each attribute, in the rows' order, an expression of c0, c1, ..., the row's values. key: the attributes
-    of the primary key. missing: those that are loaded when asked for. names: what the expressions use.
-
-    The function takes the identity keys, which the session must not hold, and their rows. It raises where a row is not
-    the key's, or whatever an expression or the iterator of the rows raises; what it made until then is in the session
-    for as long as somebody holds it, which nobody does. It calls no listeners.
-
-    What is written is `ClassManager.new_instance` and `InstanceState.__init__` with `attach`, unrolled.
-    """
-    if not _is_made_as_usual(mapper):
-        return None
-    identity = ", ".join(f"d[{name!r}]" for name in key)
-    source = _MATERIALIZE.format(
-        columns="".join(f"c{index}, " for index in range(len(values))),
-        values="\n        ".join(f"d[{name!r}] = {value}" for name, value in values.items()),
-        unlike=f"key[1][0] != d[{key[0]!r}]" if len(key) == 1 else f"key[1] != ({identity})",
-        expired="{" + ", ".join(map(repr, missing)) + "}" if missing else "new_set()",
-        state=DEFAULT_STATE_ATTR,
-    )
-    namespace = {
-        **names,
-        "cls": mapper.class_,
-        "manager": mapper.class_manager,
-        "new": object.__new__,
-        "new_set": set,
-        "ref": ref,
-        "State": InstanceState,
-    }
-    exec(source, namespace)  # noqa: S102 - written here, of attribute names as literals and the caller's expressions
-    return namespace["materialize"]  # type: ignore[no-any-return]  # it has just been defined
-
-
-_MATERIALIZE = """
-def materialize(keys, rows, session):
-    identity_map, session_id = session.identity_map, session.hash_key
-    states, reference = identity_map._dict, identity_map._wr
-    instances = []
-    append = instances.append
-    for key, ({columns}) in zip(keys, rows):
-        instance = new(cls)
-        state = new(State)
-        state.class_ = cls
-        state.manager = manager
-        state.obj = ref(instance, state._cleanup)
-        state.committed_state = {{}}
-        state.expired_attributes = {expired}
-        d = instance.__dict__
-        d[{state!r}] = state
-        {values}
-        if {unlike}:
-            raise LookupError
-        state.key = key
-        state.identity_token = key[2]
-        state.session_id = session_id
-        states[key] = state
-        state._instance_dict = reference
-        append(instance)
-    return instances
-"""
-
-
-def _is_made_as_usual(mapper: Mapper[Any]) -> bool:
-    """Tell whether an instance is a bare object with a bare state in its `__dict__`, and nothing watches it made."""
-    cls, manager = mapper.class_, mapper.class_manager
-    if type(manager) is not ClassManager or any(getattr(cls, name) is not getattr(object, name) for name in _MAKERS):
-        return False
-    if not cls.__dictoffset__ or hasattr(cls, DEFAULT_STATE_ATTR):
-        return False
-    instance = manager.new_instance()
-    state = instance_state(instance)
-    slots = {name for name in InstanceState.__slots__ if not name.startswith("__")}
-    return (
-        type(state) is InstanceState
-        and slots == _STATE
-        and not vars(state)
-        and instance_dict(instance) is instance.__dict__
-        and vars(instance) == {DEFAULT_STATE_ATTR: state}
-    )
-
-
-_MAKERS = ("__new__", "__setattr__", "__getattribute__")
-_STATE = frozenset({"class_", "manager", "obj", "committed_state", "expired_attributes"})
 _GET_BIND = Session.get_bind
 _binds_of = attrgetter("binds" if "binds" in Session.__annotations__ else "_Session__binds")  # SQLAlchemy 2.1, or 2.0
 

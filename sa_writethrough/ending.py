@@ -32,10 +32,11 @@ class Ending:
         self._dialect = dialect
 
     def do_begin(self, do: Do, dbapi_connection: Any) -> None:
-        """Settle what an earlier transaction left, if it ended where nobody could see it."""
+        """Forget what an earlier transaction left, if it ended where nobody could see it."""
         unit: Unit | None = dbapi_connection.info.get(self._core)
-        if unit is not None and not unit.is_fresh:
-            settle(self._core, dbapi_connection.dbapi_connection, unit)
+        # Else another Connection shares the driver's (SQLite in memory), and is in the middle of it.
+        if unit is not None and not unit.is_fresh and not driver_in_transaction(dbapi_connection.dbapi_connection):
+            forget(self._core, unit)
         do(dbapi_connection)
 
     def do_commit(self, do: Do, dbapi_connection: Any) -> None:
@@ -49,11 +50,13 @@ class Ending:
             do(dbapi_connection)
             return
         if unit.phase is Phase.OPEN:
+            if driver_in_transaction(dbapi_connection.dbapi_connection) is False:
+                unit.forget_values()  # it was ended past SQLAlchemy: as it was told to, nobody knows
             try:
                 self._announce_all(unit)
             except BaseException:
                 # SQLAlchemy takes the transaction for ended, and would return the connection to the pool inside it.
-                self._roll_back(dbapi_connection, unit)
+                roll_back(self._core, dbapi_connection, unit)
                 raise
         try:
             do(dbapi_connection)
@@ -71,12 +74,12 @@ class Ending:
         try:
             do(dbapi_connection)
         except BaseException:
-            self._lost(unit)
+            forget(self._core, unit)
             raise
         if unit.phase is Phase.ANNOUNCED:
             retract(self._core, unit)
         else:
-            self._lost(unit)
+            forget(self._core, unit)
 
     def handle_error(self, context: ExceptionContext) -> None:
         """Answer a statement that failed: OR ROLLBACK ended the transaction, or it found the database locked."""
@@ -160,23 +163,11 @@ class Ending:
             abandon(self._core, unit)  # it may still be under way
         else:
             # SQLite's BUSY leaves the transaction open, and SQLAlchemy would return it to the pool like that.
-            self._roll_back(dbapi_connection, unit)
-
-    def _roll_back(self, dbapi_connection: Any, unit: Unit) -> None:
-        roll_back(self._core, dbapi_connection, unit)
-
-    def _lost(self, unit: Unit) -> None:
-        """Forget a unit that was not announced; of another what became of it is unknown."""
-        if unit.phase is Phase.OPEN:
-            unit.clear()
-        else:
-            abandon(self._core, unit)
+            roll_back(self._core, dbapi_connection, unit)
 
 
-def settle(core: Core, driver_connection: Any, unit: Unit) -> None:
-    """Answer the end of a transaction that went past SQLAlchemy: the driver connection's own commit or rollback."""
-    if driver_in_transaction(driver_connection) is True:
-        return  # another Connection shares this one (SQLite in memory), and is in the middle of it
+def forget(core: Core, unit: Unit) -> None:
+    """Forget a unit whose transaction is over; of one that was announced, what became of it is unknown."""
     if unit.phase is Phase.OPEN:
         unit.clear()
     else:

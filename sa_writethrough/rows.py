@@ -18,6 +18,7 @@ from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqlalchemy.sql import Select
 
 from sa_writethrough import _sqla
+from sa_writethrough._instances import materializer
 from sa_writethrough.codec import RowCodec, fingerprint_in, fingerprint_of
 from sa_writethrough.entities import Family, column_attributes
 from sa_writethrough.exceptions import ConfigurationError
@@ -93,7 +94,7 @@ class Layout:
             used[f"unchanged_{index}"] = cached.field.unchanged
             used[f"to_attribute_{index}"] = cached.attribute
         key = [self.mapper.get_property_by_column(part).key for part in self.mapper.primary_key]
-        return _sqla.materializer(self.mapper, values, key, missing=sorted(self._missing()), names=used)
+        return materializer(self.mapper, values, key, missing=sorted(self._missing()), names=used)
 
     def _load_eagerly(self, instances: Sequence[Any]) -> None:
         for name in self.eager:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
-from sa_writethrough.ending import Ending, settle
+from sa_writethrough.ending import Ending
 from sa_writethrough.engines import driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.executing import Executing
@@ -76,10 +76,7 @@ class Writing:
         ]
 
     def _after_begin(self, session: Session, _transaction: Any, connection: Connection) -> None:
-        unit = self._core.unit_of(connection)
-        if unit is not None:  # it is a known connection of a known engine
-            if not unit.is_fresh:
-                settle(self._core, connection.connection.driver_connection, unit)
+        if self._core.unit_of(connection) is not None:  # it is a known connection of a known engine
             self._core.join(session, connection)
             return
         self.listen_to(connection.engine)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -18,7 +17,7 @@ from sa_writethrough.coherence import Announce
 from sa_writethrough.testing import LoseReply
 from tests.orm.conftest import _postgres_schema, postgresql_world  # noqa: F401 - fixtures
 from tests.orm.models import Account, Plain
-from tests.orm.worlds import ABSENT, World, just_before_commit
+from tests.orm.worlds import ABSENT, World, around_commit
 
 
 @pytest.fixture
@@ -108,6 +107,26 @@ def test_a_prepared_transaction_of_a_process_that_ended_leaves_its_tombstone(wor
     assert world.select(Account, 1)["name"] == "new"
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_prepared_transaction_whose_end_is_not_acknowledged_leaves_its_tombstone(world: World, end: str) -> None:
+    """The connection is lost after PREPARE: the transaction is still in the database's hands."""
+    with world.sessions(twophase=True) as session:
+        pid = _pid(session)
+        _change(session)
+        session.prepare()
+        with world.observer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        with pytest.raises(DBAPIError):
+            getattr(session, end)()
+        session.invalidate()
+    assert (world.cache.stats().retracted, world.cache.stats().unresolved) == (0, 1)
+    assert world.entry(Account, 1) == ABSENT
+    with world.observer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        (gid,) = connection.execute(sa.text("SELECT gid FROM pg_prepared_xacts")).scalars()
+        connection.exec_driver_sql(f"COMMIT PREPARED '{gid}'")
+    world.agrees(Account, 1)
+
+
 def test_an_unreachable_cache_aborts_the_preparation(world: World) -> None:
     """The announcement comes before PREPARE, and nothing stays prepared."""
     world.faults.script.append(LoseReply(Announce))
@@ -168,8 +187,7 @@ def test_a_connection_that_is_killed_between_announcement_and_commit_leaves_the_
         pid = _pid(session)
         _change(session)
         session.get(Account, 1).note = "n"
-        event.listen(world.engine, "commit", lambda _connection: terminate())
-        with pytest.raises(OperationalError):
+        with around_commit(world.engine, terminate), pytest.raises(OperationalError):
             session.commit()
         session.rollback()
     assert world.cache.stats().retracted == 0
@@ -204,7 +222,7 @@ def test_readers_during_a_slow_commit_do_not_keep_the_old_row(slow_commit: World
 
     with world.sessions() as session:
         _change(session)
-        with just_before_commit(world.engine, lambda: seen or read()):
+        with around_commit(world.engine, lambda: seen or read()):
             session.commit()
     assert seen == ["old"]
     world.reads_true(Account, 1)

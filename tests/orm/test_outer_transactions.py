@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,9 +15,10 @@ from sqlalchemy.orm import Session
 import sa_writethrough as wt
 from sa_writethrough.coherence import Announce
 from sa_writethrough.stores.memory import MemoryStore
+from sa_writethrough.taps import tap, untap
 from sa_writethrough.testing import LoseReply
 from tests.orm.models import Account, Claim, Contract
-from tests.orm.worlds import World, open_engine, open_world
+from tests.orm.worlds import PassingTap, World, open_engine, open_world
 
 MODES = ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"]
 
@@ -254,6 +258,48 @@ def test_a_half_failed_commit_leaves_no_stale_entry(two: tuple[World, World]) ->
         second.reads_true(Claim, 1)
         assert second.select(Claim, 1)["account_id"] is None
     assert orders == {"old", "new"}
+
+
+class _Refusing(PassingTap):
+    """A driver that refuses every COMMIT, and may lose the answer to the ROLLBACK that follows."""
+
+    def __init__(self, world: World, lost: bool) -> None:
+        self._world, self._lost = world, lost
+        self.retracted: list[int] = []
+
+    def do_commit(self, do: Any, dbapi_connection: Any) -> None:
+        raise sqlite3.OperationalError("refused")
+
+    def do_rollback(self, do: Any, dbapi_connection: Any) -> None:
+        self.retracted.append(self._world.traffic.kinds().count("Retract"))
+        do(dbapi_connection)
+        if self._lost and len(self.retracted) == 1:
+            raise sqlite3.OperationalError("no answer")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_tombstones_are_taken_back_after_a_rollback_that_is_acknowledged(two: tuple[World, World], lost: bool) -> None:
+    """Of two databases the first refuses its COMMIT; the second is announced, and rolled back by the session."""
+    first, second = two
+    taps = [_Refusing(first, lost), _Refusing(first, lost)]
+    with first.sessions() as session:
+        _change_both(session)
+        first.traffic.changes.clear()
+        for world, one in zip(two, taps, strict=True):
+            tap(world.engine.dialect, one)
+        with pytest.raises(sa.exc.DBAPIError):
+            session.commit()
+        with contextlib.suppress(sa.exc.DBAPIError):
+            session.rollback()
+        for world, one in zip(two, taps, strict=True):
+            untap(world.engine.dialect, one)
+    # The first one's, when the second one's ROLLBACK is about to be sent: not its own.
+    assert max(one.retracted[0] for one in taps if one.retracted) == 1
+    stats = first.cache.stats()
+    assert (stats.announced - 3, stats.retracted, stats.unresolved) == (2, 1 if lost else 2, 1 if lost else 0)
+    first.agrees(Account, 1)
+    second.agrees(Contract, 1)
+    assert first.select(Account, 1)["name"] == second.select(Contract, 1)["name"] == "old"
 
 
 @pytest.mark.parametrize("outer", ["commit", "rollback"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +14,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.pool import StaticPool
 
 import sa_writethrough as wt
+from sa_writethrough.stores.memory import MemoryStore
 from tests.orm.models import Account
-from tests.orm.worlds import ABSENT, World, open_engine
+from tests.orm.worlds import ABSENT, World, open_engine, open_world
 
 
 def test_a_commit_that_postgresql_answers_with_rollback_publishes_nothing(postgresql_world: World) -> None:
@@ -293,4 +296,42 @@ def test_two_classes_of_one_table(sqlite_copy: Callable[[str], str]) -> None:
     finally:
         cache.unregister()
         Base.registry.dispose()
+        engine.dispose()
+
+
+# --- ended past SQLAlchemy ----------------------------------------------------------------------------------------------
+
+
+def test_what_the_driver_rolled_back_by_itself_is_not_published(world: World) -> None:
+    """SQLAlchemy commits a transaction that the driver's own rollback() has ended: the values are not trusted."""
+    world.add(Account(id=1, name="old"))
+    world.published(Account, 1)
+    with world.sessions() as session:
+        session.get(Account, 1).name = "new"
+        session.add(Account(id=2, name="new"))
+        session.flush()
+        session.connection().connection.driver_connection.rollback()
+        session.commit()
+    assert world.select(Account, 1)["name"] == "old"
+    assert world.select(Account, 2) is None
+    world.agrees(Account, 1, 2)
+    world.reads_true(Account, 1)
+
+
+def test_what_an_abandoned_connection_wrote_is_not_in_its_next_transaction(sqlite_copy: Callable[[str], str]) -> None:
+    """The driver rolled back by itself, and the pool, which resets nothing, got the connection back."""
+    with contextlib.closing(open_world(sqlite_copy("none.db"), MemoryStore())) as world:
+        engine = sa.create_engine(world.engine.url, pool_reset_on_return=None, pool_size=1, max_overflow=0)
+        session = world.sessions(bind=engine)
+        session.add(Account(id=1, name="undone"))
+        session.flush()
+        session.connection().connection.driver_connection.rollback()
+        del session
+        gc.collect()
+        with world.sessions(bind=engine) as session:
+            session.add(Account(id=2, name="new"))
+            session.commit()
+        assert world.select(Account, 1) is None
+        world.agrees(Account, 1, 2)
+        world.published(Account, 2)
         engine.dispose()

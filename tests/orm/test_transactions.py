@@ -16,7 +16,7 @@ import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Fill, Publish
 from sa_writethrough.testing import Call, LoseReply, LoseRequest
 from tests.orm.models import Account, Claim, Contract, Lenient, Plain, Silent
-from tests.orm.worlds import ABSENT, World, just_before_commit
+from tests.orm.worlds import ABSENT, World, around_commit
 
 
 def test_an_inserted_row_is_cached_when_it_is_committed(world: World) -> None:
@@ -489,7 +489,7 @@ def test_a_commit_listener_that_writes_is_announced_with_the_rest(world: World) 
         session.get(Account, 1).name = "new"
         event.listen(world.engine, "commit", late)
         try:
-            with just_before_commit(world.engine, lambda: entries.append(world.entry(Account, 2))):
+            with around_commit(world.engine, lambda: entries.append(world.entry(Account, 2))):
                 session.commit()
         finally:
             event.remove(world.engine, "commit", late)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.stores.urls import open_store
 from sa_writethrough.testing import Call, LoseReply, LoseRequest
 from tests.orm.models import Account, Line, Order, Part, Plain
-from tests.orm.worlds import ABSENT, StatementCounter, World, open_world
+from tests.orm.worlds import ABSENT, StatementCounter, World, around_commit, open_world
 from tests.servers import MemcachedServer
 from tests.stores.proxy import Proxy
 from tests.stores.test_memory import Clock
@@ -113,7 +114,7 @@ def test_trap_06_a_connection_lost_in_commit_leaves_the_tombstone(postgresql_wor
     world = postgresql_world
     world.add(Account(id=1, name="old"))
 
-    def terminate(_connection: sa.Connection) -> None:
+    def terminate() -> None:
         with world.observer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 
@@ -121,13 +122,54 @@ def test_trap_06_a_connection_lost_in_commit_leaves_the_tombstone(postgresql_wor
         pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
         session.get(Account, 1).name = "new"
         session.flush()
-        event.listen(world.engine, "commit", terminate)
-        with pytest.raises(sa.exc.OperationalError):
+        with around_commit(world.engine, terminate), pytest.raises(sa.exc.OperationalError):
             session.commit()
         session.rollback()
-    event.remove(world.engine, "commit", terminate)
     assert (world.cache.stats().retracted, world.cache.stats().unresolved) == (0, 1)
     assert world.entry(Account, 1) == ABSENT
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.ProgrammingError("Cannot operate on a closed database."), RuntimeError("x"), KeyboardInterrupt()]
+)
+def test_trap_06_a_commit_whose_answer_is_lost_leaves_the_tombstone(sqlite_world: World, error: BaseException) -> None:
+    """It committed, and only the driver's word for it was lost: a ROLLBACK that goes through then proves nothing."""
+    world = sqlite_world
+    world.add(Account(id=1, name="old"))
+
+    def lose() -> None:
+        raise error
+
+    with world.sessions() as session:
+        session.get(Account, 1).name = "new"
+        session.flush()
+        with around_commit(world.engine, after=lose), pytest.raises((sa.exc.DBAPIError, type(error))):
+            session.commit()
+    assert (world.cache.stats().retracted, world.cache.stats().unresolved) == (0, 1)
+    assert world.entry(Account, 1) == ABSENT
+    assert world.select(Account, 1)["name"] == "new"
+    world.absent(Account, 1)
+
+
+def test_trap_06_a_refused_commit_whose_rollback_fails_leaves_the_tombstone(sqlite_world: World) -> None:
+    """Only an acknowledged ROLLBACK takes a tombstone back."""
+    world = sqlite_world
+    world.add(Account(id=1, name="old"))
+
+    def refuse() -> None:
+        driver.close()
+        raise sqlite3.OperationalError("refused")
+
+    with world.sessions() as session:
+        session.get(Account, 1).name = "new"
+        session.flush()
+        driver = session.connection().connection.driver_connection
+        with around_commit(world.engine, refuse), pytest.raises(sa.exc.OperationalError, match="refused"):
+            session.commit()
+        session.invalidate()
+    assert (world.cache.stats().retracted, world.cache.stats().unresolved) == (0, 1)
+    assert world.entry(Account, 1) == ABSENT
+    world.absent(Account, 1)
 
 
 @pytest.fixture

@@ -209,24 +209,35 @@ def open_world(url: str, store: Store, **factory: Any) -> World:
 __all__ = ["ABSENT", "CountingStore", "Outcome", "World", "open_engine", "open_world"]
 
 
-class _JustBeforeCommit:
-    """A tap beneath the library's own."""
-
-    def __init__(self, action: Callable[[], Any]) -> None:
-        self._action = action
-
-    def do_commit(self, do: Callable[..., None], dbapi_connection: Any) -> None:
-        self._action()
-        do(dbapi_connection)
+class PassingTap:
+    """A tap that does nothing by itself."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda do, *arguments, **keywords: do(*arguments, **keywords)
 
 
+class _AroundCommit(PassingTap):
+    """A tap beneath the library's own."""
+
+    def __init__(self, before: Callable[[], Any], after: Callable[[], Any]) -> None:
+        self._before, self._after = before, after
+
+    def do_commit(self, do: Callable[..., None], dbapi_connection: Any) -> None:
+        self._before()
+        do(dbapi_connection)
+        self._after()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @contextlib.contextmanager
-def just_before_commit(engine: Any, action: Callable[[], Any]) -> Iterator[None]:
-    """Do *action* between the announcement and the driver's COMMIT."""
-    one = _JustBeforeCommit(action)
+def around_commit(
+    engine: Any, before: Callable[[], Any] = _nothing, after: Callable[[], Any] = _nothing
+) -> Iterator[None]:
+    """Do something between the announcement and the driver's COMMIT, or between that and the publication."""
+    one = _AroundCommit(before, after)
     tap(engine.dialect, one)
     try:
         yield

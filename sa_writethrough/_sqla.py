@@ -149,8 +149,11 @@ def connect_isolation_level(dialect: Dialect) -> str | None:
 
 
 def executes_alone(dialect: Dialect) -> bool:
-    """Tell whether nobody else listens for the statements of the dialect, to execute them in another way."""
-    return len(list(dialect.dispatch.do_execute)) == 1
+    """Tell whether no more than one listens for the statements of the dialect: each may execute them in its own way."""
+    events = dialect.dispatch
+    return all(
+        len(listeners) == 1 for listeners in (events.do_execute, events.do_executemany, events.do_execute_no_params)
+    )
 
 
 def commits_on_return(engine: Engine) -> bool:

@@ -37,32 +37,46 @@ class Executing:
 
     def do_execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool | None:
         """Touch what one statement writes, and execute it here if that tells the row that it wrote."""
-        found = self._unit_of(context)
-        if found is None:
-            if sql.startswith("SAVEPOINT") and context is not None:
-                # A session that joins the transaction begins after it has set its savepoint.
-                _begin_before_savepoint(context.root_connection, cursor)
-            return None
-        connection, unit = found
-        touched = self._note(connection, unit, cursor, sql, context)
-        return touched is not None and self._returning.execute(unit, touched, cursor, sql, parameters, context)
+        written = self._look_at(cursor, sql, context)
+        return written is not None and self._returning.execute(*written, cursor, sql, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, sql: str, context: Any) -> None:
         """Touch what a statement without parameters writes."""
-        self.do_executemany(cursor, sql, None, context)
+        self._look_at(cursor, sql, context)
 
     def do_executemany(self, cursor: Any, sql: str, _parameters: Any, context: Any) -> None:
         """Touch what a statement with several sets of parameters writes."""
-        found = self._unit_of(context)
-        if found is not None:
-            self._note(*found, cursor, sql, context)
+        self._look_at(cursor, sql, context)
 
-    def _unit_of(self, context: Any) -> tuple[Connection, Unit] | None:
+    # --- the connection's, where somebody else may execute statements before the dialect's listeners reach ours ---
+
+    def before_cursor_execute(
+        self,
+        _connection: Connection,
+        cursor: Any,
+        sql: str,
+        _parameters: Any,
+        context: Any,
+        _many: bool,  # noqa: FBT001 - the event's signature
+    ) -> None:
+        """Touch what any statement writes. To touch it once more when the dialect's event comes changes nothing."""
+        self._look_at(cursor, sql, context)
+
+    def _look_at(self, cursor: Any, sql: str, context: Any) -> tuple[Unit, tuple[str, Touch]] | None:
+        """Note the statement's effects; return the row, with its unit, if it surely writes that one and no more."""
         if context is None:
             return None
         connection: Connection = context.root_connection
         unit = self._core.unit_of(connection)
-        return None if unit is None or unit.phase is Phase.ENDING else (connection, unit)
+        if unit is None:
+            if sql.startswith("SAVEPOINT"):
+                # A session that joins the transaction begins after it has set its savepoint.
+                _begin_before_savepoint(connection, cursor)
+            return None
+        if unit.phase is Phase.ENDING:
+            return None
+        touched = self._note(connection, unit, cursor, sql, context)
+        return None if touched is None else (unit, touched)
 
     # --- its effects ---
 

@@ -7,7 +7,7 @@ after_flush (`snapshots`) > inserted rows · the driver's COMMIT (`ending`): ann
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -33,6 +33,7 @@ class Writing:
         self._snapshots = Snapshots(core)
         self._executing = Executing(core)
         self._engines: WeakKeyDictionary[Engine, Ending] = WeakKeyDictionary()
+        self._ahead: WeakSet[Engine] = WeakSet()
 
     # --- engines ---
 
@@ -44,8 +45,7 @@ class Writing:
         ending = self._engines[root] = Ending(self._core, root.dialect)
         tap(root.dialect, ending)
         for name, listener in self._engine_listeners(ending):
-            # First of all listeners: one that executes a statement itself keeps it from those after it.
-            event.listen(root, name, listener, insert=True)
+            event.listen(root, name, listener)
 
     def _engine_listeners(self, ending: Ending) -> list[tuple[str, Any]]:
         return [
@@ -55,8 +55,21 @@ class Writing:
             ("handle_error", ending.handle_error),
         ]
 
+    def _look_ahead(self, engine: Engine) -> None:
+        """Listen one step earlier, if others listen to the dialect: one that executes a statement keeps it from us.
+
+        SQLAlchemy lets nobody be the first of them. Not everywhere: it costs every statement a good deal more.
+        """
+        root = _sqla.root_engine(engine)
+        if root not in self._ahead and not _sqla.executes_alone(root.dialect):
+            self._ahead.add(root)
+            event.listen(root, "before_cursor_execute", self._executing.before_cursor_execute)
+
     def close(self) -> None:
         """Stop listening to engines."""
+        for engine in list(self._ahead):
+            event.remove(engine, "before_cursor_execute", self._executing.before_cursor_execute)
+        self._ahead.clear()
         for engine, ending in list(self._engines.items()):
             untap(engine.dialect, ending)
             for name, listener in self._engine_listeners(ending):
@@ -76,6 +89,10 @@ class Writing:
         ]
 
     def _after_begin(self, session: Session, _transaction: Any, connection: Connection) -> None:
+        self._begin(session, connection)
+        self._look_ahead(connection.engine)
+
+    def _begin(self, session: Session, connection: Connection) -> None:
         if self._core.unit_of(connection) is not None:  # it is a known connection of a known engine
             self._core.join(session, connection)
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -258,6 +259,29 @@ def test_a_half_failed_commit_leaves_no_stale_entry(two: tuple[World, World]) ->
         second.reads_true(Claim, 1)
         assert second.select(Claim, 1)["account_id"] is None
     assert orders == {"old", "new"}
+
+
+def test_what_a_commit_listener_writes_after_the_announcement_is_announced_too(two: tuple[World, World]) -> None:
+    """Both databases are announced before the first COMMIT; the second one's commit event comes after that."""
+    first, second = two
+    with first.sessions() as session:
+        session.add_all([Account(id=2, name="old"), Contract(id=2, name="old")])
+        session.commit()
+
+    def late(connection: Any) -> None:
+        table = Account.__table__ if connection.engine is first.engine else Contract.__table__
+        connection.execute(sa.update(table).where(table.c.id == 2).values(name="late"))
+
+    with first.sessions() as session:
+        _change_both(session)
+        for world in two:
+            event.listen(world.engine, "commit", late)
+        session.commit()
+        for world in two:
+            event.remove(world.engine, "commit", late)
+    assert first.select(Account, 2)["name"] == second.select(Contract, 2)["name"] == "late"
+    first.agrees(Account, 1, 2)
+    second.agrees(Contract, 1, 2)
 
 
 class _Refusing(PassingTap):

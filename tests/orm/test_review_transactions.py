@@ -335,3 +335,36 @@ def test_what_an_abandoned_connection_wrote_is_not_in_its_next_transaction(sqlit
         world.agrees(Account, 1, 2)
         world.published(Account, 2)
         engine.dispose()
+
+
+def test_a_statement_that_another_listener_executes_is_seen(world: World) -> None:
+    """It was there before the library, and executes what it is given; the library still looks first."""
+    engine = sa.create_engine(world.engine.url)
+
+    @event.listens_for(engine, "do_execute")
+    def execute(cursor: Any, sql: str, parameters: Any, _context: Any) -> bool:
+        cursor.execute(sql, parameters)
+        return True
+
+    world.add(Account(id=1, name="old"))
+    world.published(Account, 1)
+    with world.sessions(bind=engine) as session:
+        session.get(Account, 1).name = "new"
+        session.commit()
+    engine.dispose()
+    assert world.select(Account, 1)["name"] == "new"
+    world.published(Account, 1)
+
+
+def test_a_flush_that_failed_in_a_savepoint_is_over(world: World) -> None:
+    """What a bulk method writes after it is not taken for the unit of work's: it is published as absent."""
+    world.add(Account(id=1, name="old"))
+    with world.sessions() as session:
+        session.connection()
+        with pytest.raises(sa.exc.IntegrityError), session.begin_nested():
+            session.add(Account(id=1, name="taken"))
+        session.bulk_update_mappings(Account, [{"id": 1, "name": "bulk"}])
+        session.commit()
+    assert world.select(Account, 1)["name"] == "bulk"
+    assert world.entry(Account, 1) == ABSENT
+    world.reads_true(Account, 1)

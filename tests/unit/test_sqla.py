@@ -318,12 +318,14 @@ def test_commits_on_return(reset: Any, expected: bool, pool: Any) -> None:
     assert _sqla.commits_on_return(engine) is expected
 
 
-def test_executes_alone() -> None:
+@pytest.mark.parametrize("other", ["do_execute", "do_executemany", "do_execute_no_params"])
+def test_executes_alone(other: str) -> None:
     """`_sqla.executes_alone` sees whether a second listener may execute statements."""
     engine = sa.create_engine("sqlite://")
-    sa.event.listen(engine, "do_execute", lambda *_: None)
+    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        sa.event.listen(engine, name, lambda *_: None)
     assert _sqla.executes_alone(engine.dialect)
-    sa.event.listen(engine, "do_execute", lambda *_: False)
+    sa.event.listen(engine, other, lambda *_: False)
     assert not _sqla.executes_alone(engine.dialect)
 
 

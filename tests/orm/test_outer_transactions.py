@@ -19,7 +19,7 @@ from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.taps import tap, untap
 from sa_writethrough.testing import LoseReply
 from tests.orm.models import Account, Claim, Contract
-from tests.orm.worlds import PassingTap, World, open_engine, open_world
+from tests.orm.worlds import ABSENT, PassingTap, World, around_commit, open_engine, open_world
 
 MODES = ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"]
 
@@ -272,13 +272,19 @@ def test_what_a_commit_listener_writes_after_the_announcement_is_announced_too(t
         table = Account.__table__ if connection.engine is first.engine else Contract.__table__
         connection.execute(sa.update(table).where(table.c.id == 2).values(name="late"))
 
+    before_commit: list[Any] = []
     with first.sessions() as session:
         _change_both(session)
         for world in two:
             event.listen(world.engine, "commit", late)
-        session.commit()
+        with (
+            around_commit(first.engine, lambda: before_commit.append(first.entry(Account, 2))),
+            around_commit(second.engine, lambda: before_commit.append(second.entry(Contract, 2))),
+        ):
+            session.commit()
         for world in two:
             event.remove(world.engine, "commit", late)
+    assert before_commit == [ABSENT, ABSENT]
     assert first.select(Account, 2)["name"] == second.select(Contract, 2)["name"] == "late"
     first.agrees(Account, 1, 2)
     second.agrees(Contract, 1, 2)

@@ -5,8 +5,9 @@ A hit is mostly this. `tests/unit/test_sqla.py` checks that an instance and its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import indent
+from typing import Any, NamedTuple
 from weakref import ref
 
 from sqlalchemy.orm import InstanceState, Mapper, Session
@@ -14,7 +15,18 @@ from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqlalchemy.orm.base import DEFAULT_STATE_ATTR
 from sqlalchemy.orm.instrumentation import ClassManager
 
-__all__ = ["materializer"]
+__all__ = ["Materializer", "materializer"]
+
+
+class Materializer(NamedTuple):
+    """Two functions that make persistent instances of rows, given with identity keys that the session does not hold.
+
+    They raise where a row is not the key's, or whatever an expression or the iterable of the rows raises; what was made
+    until then is in the session for as long as somebody holds it, which nobody does. They call no listeners.
+    """
+
+    one: Callable[[Any, Sequence[Any], Session], Any]
+    many: Callable[[Sequence[Any], Iterable[Any], Session], list[Any]]
 
 
 def materializer(
@@ -24,28 +36,25 @@ def materializer(
     *,
     missing: Sequence[str],
     names: Mapping[str, Any],
-) -> Callable[[Sequence[Any], Iterator[Any], Session], list[Any]] | None:
-    """Write the function that makes persistent instances of rows; None for a class that is not made the usual way.
+) -> Materializer | None:
+    """Write the functions that make persistent instances of rows; None for a class that is not made the usual way.
 
     values: for each attribute, in the rows' order, an expression of c0, c1, ..., the row's values. key: the attributes
     of the primary key. missing: those that are loaded when asked for. names: what the expressions use.
-
-    The function takes the identity keys, which the session must not hold, and their rows. It raises where a row is not
-    the key's, or whatever an expression or the iterator of the rows raises; what it made until then is in the session
-    for as long as somebody holds it, which nobody does. It calls no listeners.
 
     What is written is `ClassManager.new_instance` and `InstanceState.__init__` with `attach`, unrolled.
     """
     if not _is_made_as_usual(mapper):
         return None
     identity = ", ".join(f"d[{name!r}]" for name in key)
-    source = _MATERIALIZE.format(
-        columns="".join(f"c{index}, " for index in range(len(values))),
-        values="\n        ".join(f"d[{name!r}] = {value}" for name, value in values.items()),
+    make = _MAKE.format(
+        values="\n".join(f"d[{name!r}] = {value}" for name, value in values.items()),
         unlike=f"key[1][0] != d[{key[0]!r}]" if len(key) == 1 else f"key[1] != ({identity})",
         expired="{" + ", ".join(map(repr, missing)) + "}" if missing else "new_set()",
         state=DEFAULT_STATE_ATTR,
     )
+    columns = "".join(f"c{index}, " for index in range(len(values)))
+    source = _ONE_AND_MANY.format(columns=columns, make_one=indent(make, " " * 4), make=indent(make, " " * 8))
     namespace = {
         **names,
         "cls": mapper.class_,
@@ -56,33 +65,44 @@ def materializer(
         "State": InstanceState,
     }
     exec(source, namespace)  # noqa: S102 - written here, of attribute names as literals and the caller's expressions
-    return namespace["materialize"]  # type: ignore[no-any-return]  # it has just been defined
+    return Materializer(namespace["one"], namespace["many"])
 
 
-_MATERIALIZE = """
-def materialize(keys, rows, session):
+_MAKE = """\
+instance = new(cls)
+state = new(State)
+state.class_ = cls
+state.manager = manager
+state.obj = ref(instance, state._cleanup)
+state.committed_state = {{}}
+state.expired_attributes = {expired}
+d = instance.__dict__
+d[{state!r}] = state
+{values}
+if {unlike}:
+    raise LookupError
+state.key = key
+state.identity_token = key[2]
+state.session_id = session_id
+states[key] = state
+state._instance_dict = reference
+"""
+_ONE_AND_MANY = """
+def one(key, row, session):
+    identity_map, session_id = session.identity_map, session.hash_key
+    states, reference = identity_map._dict, identity_map._wr
+    {columns} = row
+{make_one}
+    return instance
+
+
+def many(keys, rows, session):
     identity_map, session_id = session.identity_map, session.hash_key
     states, reference = identity_map._dict, identity_map._wr
     instances = []
     append = instances.append
     for key, ({columns}) in zip(keys, rows):
-        instance = new(cls)
-        state = new(State)
-        state.class_ = cls
-        state.manager = manager
-        state.obj = ref(instance, state._cleanup)
-        state.committed_state = {{}}
-        state.expired_attributes = {expired}
-        d = instance.__dict__
-        d[{state!r}] = state
-        {values}
-        if {unlike}:
-            raise LookupError
-        state.key = key
-        state.identity_token = key[2]
-        state.session_id = session_id
-        states[key] = state
-        state._instance_dict = reference
+{make}
         append(instance)
     return instances
 """

@@ -157,6 +157,15 @@ class RowCodec:
             return None
         return map(self._decode, bodies)
 
+    def open_one(self, payload: bytes) -> tuple[Any, ...] | None:
+        """Do for one payload what `open` does for several; raises at once."""
+        if not payload.startswith(self._header):
+            return None
+        body = payload[self._start :]
+        if self._secret is not None and not self._is_signed(payload, body):
+            return None
+        return self._decode(body)
+
     def _is_signed(self, payload: bytes, body: bytes) -> bool:
         signature = payload[len(self._header) : self._start]
         return hmac.compare_digest(signature, _signature(self._secret or b"", self._header, body))

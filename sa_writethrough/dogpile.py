@@ -83,7 +83,7 @@ class _StoreBackend(BytesBackend):
     def get_serialized_multi(self, keys: Iterable[str]) -> Sequence[SerializedReturnType]:
         """Return the values of *keys*; NO_VALUE for those that are not there or out of reach."""
         readings = self.store.read([_store_key(key) for key in keys], None, Intent.LOOK)
-        return [reading.payload if isinstance(reading, Hit) else NO_VALUE for reading in readings]
+        return [reading if isinstance(reading, Hit) else NO_VALUE for reading in readings]
 
     def set_serialized(self, key: str, value: bytes) -> None:
         """Keep *value*. What cannot be kept is dropped."""

@@ -25,10 +25,11 @@ from sa_writethrough.core import Core
 from sa_writethrough.entities import Family
 from sa_writethrough.exceptions import CacheUnavailableError, CodecError
 from sa_writethrough.fences import Fence, FencedRow
+from sa_writethrough.layouts import Layout, Row
 from sa_writethrough.options import bypass_cache
 from sa_writethrough.policy import CacheMode
 from sa_writethrough.routing import NO_OPTIONS, Route, Routing
-from sa_writethrough.rows import Layout, Row, among, chunks
+from sa_writethrough.rows import among, chunks
 
 __all__ = ["Loading", "Question"]
 
@@ -164,12 +165,11 @@ class Loading:
         readings = self._read(route, keys, mode)
         reading = readings[0]
         if type(reading) is Hit and (mode is CacheMode.NORMAL or mode is CacheMode.GET):
-            payload = reading.payload
-            layout = route.shapes.layout_of(payload)
+            layout = route.shapes.layout_of(reading)
             if layout is not None and layout.mapper is mapper:
-                served = layout.serve(session, ((family.identity_class, identity, None),), (payload,))
-                if served is not None:
-                    return served
+                instance = layout.serve_one(session, (family.identity_class, identity, None), reading)
+                if instance is not None:
+                    return (instance,)
         question = Question(session, family, mapper, mode, bind_arguments, execution_options)
         return self._answered(question, route, (identity,), keys, readings)
 
@@ -198,7 +198,7 @@ class Loading:
         """Return the instances where all were hits, of the one class that was asked for, and new to the session."""
         if question.mode not in _SERVING:
             return None
-        payloads = [reading.payload for reading in readings if type(reading) is Hit]
+        payloads = [reading for reading in readings if type(reading) is Hit]
         layout = route.shapes.layout_of(payloads[0]) if payloads else None
         if layout is None or layout.mapper is not question.mapper or len(payloads) < len(readings):
             return None
@@ -218,7 +218,7 @@ class Loading:
         leases: dict[tuple[Any, ...], tuple[str, Token]] = {}
         for identity, key, reading in zip(identities, keys, readings, strict=True):
             if type(reading) is Hit:
-                hits.append((identity, key, reading.payload))
+                hits.append((identity, key, reading))
             elif type(reading) is Leased:
                 leases[identity] = key, reading.token
         found = self._served(question, route, hits) if question.mode in _SERVING else {}
@@ -232,8 +232,9 @@ class Loading:
         return [found.get(identity) for identity in identities]
 
     def _read(self, route: Route, keys: Sequence[str], mode: CacheMode) -> Sequence[Reading]:
-        fills = route.fills and (mode is CacheMode.NORMAL or mode in _FILLING)
-        intent = Intent.FILL if fills else Intent.LOOK
+        if mode is CacheMode.NORMAL:
+            return self._cache.read(keys, route.scope.epoch, route.intent)
+        intent = route.intent if mode in _FILLING else Intent.LOOK
         if mode is CacheMode.REFRESH:
             try:
                 self._cache.evict(keys)

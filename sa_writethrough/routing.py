@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import immutabledict
 
 from sa_writethrough import _sqla
+from sa_writethrough.coherence import Intent
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.engines import REPLICA_OPTION, EngineFacts, is_snapshot
 from sa_writethrough.entities import Family, Scope
@@ -29,13 +30,14 @@ NO_OPTIONS: Mapping[str, Any] = immutabledict()
 
 @dataclass(slots=True)
 class Route:
-    """Where a family's entries are for one session, how they look, and whether its reads may fill them."""
+    """Where a family's entries are for one session, how they look, and what its reads may do to them."""
 
     family: Family
     shapes: Shapes
     facts: EngineFacts
     scope: Scope
-    fills: bool
+    intent: Intent
+    """Whether its reads may fill them."""
     begun: bool
     """Whether the session has begun on a connection, and may have written."""
 
@@ -91,7 +93,8 @@ class Routing:
         route = None
         if not snapshot or family.policy.snapshot_reads is SnapshotReads.SERVE:
             scope = core.scope(family, facts, options)
-            route = Route(family, core.shapes(family, engine.dialect), facts, scope, fills, work is not None)
+            intent = Intent.FILL if fills else Intent.LOOK
+            route = Route(family, core.shapes(family, engine.dialect), facts, scope, intent, work is not None)
         if work is None and options is not execution_options and isinstance(bind, Engine):
             self._idle.setdefault(bind, {})[family] = route
         return route

@@ -15,8 +15,8 @@ from sqlalchemy.orm import InstanceState, Mapper, Session
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.entities import Family
 from sa_writethrough.exceptions import CodecError
+from sa_writethrough.layouts import Layout
 from sa_writethrough.policy import OnWrite, ReadBack
-from sa_writethrough.rows import Layout
 from sa_writethrough.unit import Touch, Unit
 
 __all__ = ["Snapshots"]

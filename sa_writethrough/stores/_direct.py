@@ -23,8 +23,6 @@ __all__ = ["Announcing", "ReadingMany", "Settling", "Settlement"]
 
 Settlement: TypeAlias = Publish | Fill | Retract
 """What is done to one's own tombstone or lease."""
-_UNKNOWN = (b"\r\n", b"")
-"""No answer begins like this."""
 
 
 class Announcing(Run[Outcome]):
@@ -47,11 +45,10 @@ class Announcing(Run[Outcome]):
 
     def skim(self, answer: bytes) -> bool:
         """Whether *answer* is the epoch's line as it was before, and then an id for each key."""
-        line, stamp = self._node.epochs.get(self._changes[0].epoch, _UNKNOWN)
-        connection = self.connection
-        if connection is None or not answer.startswith(line):
+        epoch, connection = self._node.epochs.get(self._changes[0].epoch), self.connection
+        if epoch is None or connection is None or not answer.startswith(epoch.line):
             return False
-        lines = answer[len(line) :].split(b"\r\n")
+        lines = answer[len(epoch.line) :].split(b"\r\n")
         if len(lines) != self.count or lines.pop():
             return False
         bound = connection if connection.binds_tokens else None
@@ -59,7 +56,7 @@ class Announcing(Run[Outcome]):
         for told in lines:
             if not told.startswith(b"HD c") or not told[4:].isdigit() or not (cas := int(told[4:])):
                 return False
-            tokens.append(ItemToken(self._node, bound, cas, stamp))
+            tokens.append(ItemToken(self._node, bound, cas, epoch.stamp))
         self.results = tokens
         return True
 
@@ -105,7 +102,7 @@ class Settling(Run[Outcome]):
 class ReadingMany(Run[Reading]):
     """Reads of keys of one epoch (or of none) on one node: rows become hits straight from the buffer."""
 
-    __slots__ = ("_begin", "_stamp")
+    __slots__ = ("_begin", "_open", "_remember")
 
     def __init__(  # noqa: PLR0917 - one call, on the hot path
         self,
@@ -122,7 +119,8 @@ class ReadingMany(Run[Reading]):
         self.count = len(keys) + (epoch is not None)
         self._replies = []
         # Of rows without an epoch nothing is known beforehand; else the first reply tells.
-        self._stamp: bytes | None = None
+        self._open: meta.OpenEpoch | None = None
+        self._remember = partial(node.remember, epoch or "")
         self._begin: Callable[[], Plan[Reading]] = partial(
             plans.read, keys, epoch, intent, token=token_maker(node, connection), remember=node.remember
         )
@@ -144,14 +142,14 @@ class ReadingMany(Run[Reading]):
         if self._plan is not None:
             return reader.replies(most)
         if self._replies:
-            return reader.replies(most) if self._stamp is None else reader.rows(most, self._stamp)
+            return reader.replies(most) if self._open is None else reader.rows(most, self._open)
         first: list[Reply | Hit] = [*reader.replies(1)]
         if not first or most == 1:
             return first
         head = first[0]
         if isinstance(head, Reply) and head.code == b"HD" and head.kind != meta.Kind.TOMBSTONE and head.cas:
-            self._stamp = meta.stamp_of(head.cas)
-            return first + reader.rows(most - 1, self._stamp)
+            self._open = self._remember(head.cas)
+            return first + reader.rows(most - 1, self._open)
         return first + reader.replies(most - 1)
 
     def _begun(self) -> Plan[Reading]:

@@ -20,7 +20,7 @@ from zlib import crc32
 from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.stores._connecting import Address, ConnectOptions, connect, has_explicit_cas
 from sa_writethrough.stores._connection import Connection, Plan, Run
-from sa_writethrough.stores._meta import stamp_of
+from sa_writethrough.stores._meta import OpenEpoch, stamp_of
 
 __all__ = ["Node", "NodeOptions", "Ring", "random_cas"]
 
@@ -54,8 +54,9 @@ class Node:
         self.name = str(address)
         self._address = address
         self._options = options
-        # Of every epoch the bytes that an ordinary answer begins with, and the stamp that its rows then have.
-        self.epochs: dict[str, tuple[bytes, bytes]] = {}
+        self._pool_size = options.pool_size
+        # Under which ids epochs were open when they were last looked at: a guess, which every answer confirms.
+        self.epochs: dict[str, OpenEpoch] = {}
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -98,11 +99,12 @@ class Node:
 
     def give(self, connection: Connection) -> None:
         """Let go of a connection that `take` returned."""
-        if len(self._idle) >= self._options.pool_size and connection.alive:
+        if len(self._idle) >= self._pool_size and connection.alive:
             connection.drain()
             connection.fail(self._gone())
         connection.lock.release()
-        connection.settle()
+        if connection.outbox:
+            connection.settle()
         if not connection.alive:
             self._open.discard(connection)
         elif connection.owes:
@@ -174,11 +176,15 @@ class Node:
                 connection.drain()
             connection.settle()
 
-    def remember(self, epoch: str, cas: int) -> None:
+    def remember(self, epoch: str, cas: int) -> OpenEpoch:
         """Expect that *epoch* will still be open under this id at the next read."""
+        known = self.epochs.get(epoch)
+        if known is not None and known.stamp == stamp_of(cas):
+            return known
         if len(self.epochs) >= _EPOCHS_REMEMBERED:
             self.epochs.clear()
-        self.epochs[epoch] = (b"HD f0 c%d Z\r\n" % cas, stamp_of(cas))
+        self.epochs[epoch] = known = OpenEpoch(epoch, cas)
+        return known
 
     # --- what can go wrong -------------------------------------------------------------------------------------------
 

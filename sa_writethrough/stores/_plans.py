@@ -98,7 +98,7 @@ def read(
     intent: Intent,
     *,
     token: MakeToken,
-    remember: Callable[[str, int], None],
+    remember: Callable[[str, int], object],
 ) -> Plan[Reading]:
     """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later.
 
@@ -129,7 +129,7 @@ def _readings(
     return [
         reply
         if isinstance(reply, Hit)
-        else Hit(reply.value[size:])
+        else reply.value[size:]
         if reply.kind == usual and reply.value.startswith(stamp)
         else _reading(reply, intent, token, stamp)
         for reply in replies
@@ -173,7 +173,7 @@ def announce_commands(changes: Sequence[Announce], fresh: Fresh) -> list[bytes]:
 
 
 def announce(
-    changes: Sequence[Announce], fresh: Fresh, token: MakeToken, remember: Callable[[str, int], None]
+    changes: Sequence[Announce], fresh: Fresh, token: MakeToken, remember: Callable[[str, int], object]
 ) -> Plan[Outcome]:
     """Make the keys of *changes*, all of one epoch, unreadable."""
     replies = yield announce_commands(changes, fresh)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sa_writethrough.coherence import Announce, Change, Failed, Fill, Hit, Intent, Publish, Reading, Retract
+from sa_writethrough.coherence import Announce, Change, Failed, Fill, Intent, Publish, Reading, Retract
 from sa_writethrough.exceptions import CacheUnavailableError, ConfigurationError
 from sa_writethrough.stores import _meta as meta
 from sa_writethrough.stores import _plans as plans
@@ -29,10 +29,9 @@ __all__ = ["MAX_ITEM_BYTES", "MemcachedStore"]
 
 MAX_ITEM_BYTES = 1024 * 1024 - 1024
 """What fits under memcached's default limit (`-I 1m`) with the item's header and key."""
+_LOOKING = meta.LOOKING.encode()
 _FEW = 64
 """As many changes as are sent and understood as a whole."""
-_EPOCH_UNKNOWN = (b"\r\n", b"")
-"""No answer begins like this."""
 
 
 class MemcachedStore:
@@ -57,6 +56,7 @@ class MemcachedStore:
         self._nodes = tuple(Node(address, options or NodeOptions()) for address in addresses)
         self._ring = Ring(self._nodes)
         self._lease_ttl = meta.expiry(lease_ttl)
+        self._leasing = meta.leasing(self._lease_ttl).encode()
         self._max_bytes = max_item_bytes
         self._owner: Callable[[str], Node] = self._ring.owner
         if len(self._nodes) == 1:
@@ -107,15 +107,18 @@ class MemcachedStore:
         except CacheUnavailableError as error:
             return Failed(error)
         try:
-            commands = plans.read_commands((key,), epoch, intent, self._lease_ttl, connection.fresh)
+            known = node.epochs.get(epoch)
+            if known is not None and connection.binds_tokens:
+                commands = known.asking + key.encode() + (self._leasing if intent is Intent.FILL else _LOOKING)
+            else:
+                commands = plans.read_commands((key,), epoch, intent, self._lease_ttl, connection.fresh)
             answer = b""
             # Whoever committed before has left an answer, as a rule, which is there.
             if not (owes := connection.owes and (connection.is_stale or connection.owes)):
                 answer = connection.exchange(commands)
-                line, stamp = node.epochs.get(epoch, _EPOCH_UNKNOWN)
-                row = meta.hit(answer, line, stamp)
+                row = None if known is None else meta.hit(answer, known)
                 if row is not None:
-                    return Hit(row)
+                    return row
             run = ReadingMany(node, connection, (key,), epoch, intent, commands)
             if owes:
                 connection.enqueue(run)

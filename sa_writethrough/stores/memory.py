@@ -139,7 +139,7 @@ class MemoryStore:
             stored = self._values.get(key)
             if stored is not None and stored.stamp is self._stamps.get(epoch) and stored.expires > self._clock():
                 self._values.move_to_end(key)
-                return [Hit(stored.payload)]
+                return [stored.payload]
             now = self._clock()
             return [self._read(key, self._stamp_of(epoch, now), intent, now)]
 

@@ -42,7 +42,7 @@ class Entry:
     def lease(self) -> Token:
         """Read the entry, which must be absent, and return the lease."""
         reading = self.read()
-        assert isinstance(reading, Leased), f"{self.key}: {reading}, not a lease"
+        assert isinstance(reading, Leased), f"{self.key}: {reading!r}, not a lease"
         return reading.token
 
     def does(self, change: Change) -> Outcome:

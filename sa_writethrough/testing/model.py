@@ -65,7 +65,7 @@ class Model:
     def saw_reading(self, key: str, epoch: str, intent: Intent, reading: Reading) -> None:
         """Check what a read gave."""
         if isinstance(self._epoch(epoch), Tombstone):
-            assert isinstance(reading, Busy), f"{key}: {reading} while its epoch is announced"
+            assert isinstance(reading, Busy), f"{key}: {reading!r} while its epoch is announced"
             return
         stamp = self._stamps[epoch]
         entry = self._entries.get(key) or _Entry(ABSENT, stamp)
@@ -74,7 +74,7 @@ class Model:
         loose = entry.was_stale or stale
         allowed = isinstance(reading, Busy | Missing | Leased) if loose and isinstance(entry.state, Lease) else False
         same = isinstance(reading, type(expected)) and (not isinstance(expected, Hit) or reading == expected)
-        assert same or allowed, f"{key}: {reading} where {expected} was due, of {entry}"
+        assert same or allowed, f"{key}: {reading!r} where {expected!r} was due, of {entry}"
         if isinstance(reading, Leased):
             assert intent is Intent.FILL, f"{key}: a lease for a reader that wanted none"
             self._stamp_of[reading.token] = stamp

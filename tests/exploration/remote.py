@@ -228,8 +228,6 @@ def _read(contents: Contents, look: Look, message: Message) -> Delivered:
     if isinstance(state, Value) and entry.generation != generation:
         state = ABSENT
     state, reading = coherence.on_read(state, look.intent, ExploredToken(message.owner, message.number, generation))
-    if isinstance(reading, Hit):
-        return contents, reading.payload
     if isinstance(reading, Leased):
         return contents.with_entry(Entry(look.key, state, None)), Leased(_own(reading.token))
     return contents, reading

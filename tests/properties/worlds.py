@@ -137,7 +137,7 @@ class World:
         shapes = self.cache._core.shapes(family, self.place.engine.dialect)
         found: Rows = {}
         for identity, reading in zip(keys, readings, strict=True):
-            decoded = shapes.decode(reading.payload) if isinstance(reading, Hit) else None
+            decoded = shapes.decode(reading) if isinstance(reading, Hit) else None
             if decoded is not None and decoded[0].identity(decoded[1]) == identity:  # or it is not served
                 layout, row = decoded
                 values = {

@@ -28,7 +28,7 @@ class Spy(MemoryStore):
         return super().read(keys, epoch, intent)
 
     def payload(self, key: str) -> bytes:
-        return super().read([key], self.seen[key], Intent.LOOK)[0].payload
+        return super().read([key], self.seen[key], Intent.LOOK)[0]
 
     def forge(self, key: str, payload: bytes) -> None:
         (token,) = self.submit([Announce(key, self.seen[key] or "", None)]).wait()

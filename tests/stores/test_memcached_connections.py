@@ -207,7 +207,7 @@ def test_many_threads_share_the_nodes(memcached):
                 (token,) = store.submit([Announce(key, "e", 60)]).wait()
                 store.post([Publish(key, token, key.encode() * 50, None)])
                 for other, reading in zip(others, store.read(others, "e", Intent.FILL), strict=True):
-                    if isinstance(reading, Hit) and reading.payload != other.encode() * 50:
+                    if isinstance(reading, Hit) and reading != other.encode() * 50:
                         wrong.append(reading)
                     if isinstance(reading, Leased):
                         store.post([Fill(other, reading.token, other.encode() * 50, None)])

@@ -196,6 +196,7 @@ def test_nonsense_is_malformed(nonsense):
 
 
 LINE = b"HD f0 c7 Z\r\n"
+OPEN = meta.OpenEpoch("e", 7)
 USUAL = LINE + b"VA 11 f1 c9\r\n" + STAMP + b"row\r\n"
 
 
@@ -215,8 +216,48 @@ USUAL = LINE + b"VA 11 f1 c9\r\n" + STAMP + b"row\r\n"
 )
 def test_hot_path_takes_the_usual_answer_alone(unusual):
     """The fast parser knows one answer; any other it leaves to the reader of replies."""
-    assert meta.hit(USUAL, LINE, STAMP) == b"row"
-    assert meta.hit(unusual, LINE, STAMP) is None
+    assert meta.hit(USUAL, OPEN) == b"row"
+    assert meta.hit(unusual, OPEN) is None
+
+
+ITEMS = {
+    b"VA 11 f1 c9\r\n" + STAMP + b"row\r\n": Hit(b"row"),
+    b"VA 12 f1 c9\r\n" + STAMP + b"\r\n\r\n\r\n": Hit(b"\r\n\r\n"),
+    b"VA 11 f1 c9\r\n" + meta.stamp_of(6) + b"old\r\n": Reply,
+    b"VA 0 f2 c9\r\n\r\n": Reply,
+    b"VA 0 f0 c9 W\r\n\r\n": Reply,
+    b"EN\r\n": Reply,
+}
+"""What a reader is answered, and what it comes as."""
+
+
+@given(st.lists(st.sampled_from(sorted(ITEMS))), st.integers(1, 60))
+def test_rows_among_other_replies_come_as_hits(items, size):
+    """`rows` gives every reply in order, the epoch's own rows as hits, however the bytes are cut."""
+    stream, reader, found = b"".join(items), ReplyReader(), []
+    for at in range(0, len(stream), size):
+        reader.feed(stream[at : at + size])
+        found += reader.rows(len(items) - len(found), OPEN)
+    assert reader.is_empty
+    assert [one if isinstance(one, bytes) else type(one) for one in found] == [ITEMS[item] for item in items]
+
+
+def test_rows_leave_what_was_not_asked_for():
+    """`rows` takes as many replies as it was told to and no more."""
+    reader = ReplyReader()
+    reader.feed(b"EN\r\n" + USUAL[len(LINE) :] * 3)
+    assert len(reader.rows(2, OPEN)) == 2
+    assert not reader.is_empty
+    assert reader.rows(2, OPEN) == [Hit(b"row")] * 2
+
+
+@pytest.mark.parametrize("behind", [b"XY", b"VA"])
+def test_a_row_that_is_not_as_long_as_it_says_is_malformed(behind):
+    """The stream is out of step: nothing that follows can be trusted."""
+    reader = ReplyReader()
+    reader.feed(USUAL[len(LINE) :] + USUAL[len(LINE) : -2] + behind + USUAL)
+    with pytest.raises(MalformedReplyError):
+        reader.rows(4, OPEN)
 
 
 # --- conversations --------------------------------------------------------------------------------------------------

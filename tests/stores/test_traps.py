@@ -39,7 +39,7 @@ class Row:
         reading = self.entry.read()
         if isinstance(reading, Leased):
             self.entry.fill(reading.token, self.committed)
-        return reading.payload if isinstance(reading, Hit) else self.committed
+        return reading if isinstance(reading, Hit) else self.committed
 
 
 def test_trap_07_a_post_that_was_never_seen_leaves_no_stale_value(memcached):

@@ -73,7 +73,7 @@ def fill(cache: EntryCache, *keys: str) -> None:
 
 def payloads(cache: EntryCache, *keys: str) -> list[bytes | None]:
     readings = cache.store.read(keys, EPOCH, Intent.LOOK)
-    return [reading.payload if isinstance(reading, Hit) else None for reading in readings]
+    return [reading if isinstance(reading, Hit) else None for reading in readings]
 
 
 # --- readers --------------------------------------------------------------------------------------------------------

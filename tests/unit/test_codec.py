@@ -173,6 +173,20 @@ def test_many_rows_are_opened_as_they_travelled(codec: RowCodec) -> None:
 def test_one_payload_that_is_not_ours_opens_none(codec: RowCodec, payload: bytes) -> None:
     """A foreign or forged payload among many is left to `decode`, and so are the others."""
     assert codec.open([codec.encode(ROW), payload]) is None
+    assert codec.open_one(payload) is None
+
+
+@codecs
+def test_one_row_is_opened_like_many(codec: RowCodec) -> None:
+    """`open_one` gives what `open` gives; a damaged row raises where there is no signature that shows it first."""
+    rows = codec.open([codec.encode(ROW)])
+    assert rows is not None
+    assert codec.open_one(codec.encode(ROW)) == next(rows)
+    if codec is PLAIN:
+        with pytest.raises(msgspec.DecodeError):
+            codec.open_one(codec.encode(ROW)[:-1])
+    else:
+        assert codec.open_one(codec.encode(ROW)[:-1]) is None
 
 
 def test_a_damaged_row_is_found_when_it_is_reached() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,15 +161,33 @@ def test_info_of_does_not_make_it(session: orm.Session, engine: sa.Engine) -> No
 
 
 def materializer(user: Any, **values: str) -> Any:
-    return _instances.materializer(
+    made = _instances.materializer(
         user.__mapper__, {"id": "c0", "name": "c1", **values}, ["id"], missing=[], names={"upper": str.upper}
     )
+    assert made is not None
+    return made
 
 
-def test_materializer_makes_what_the_loader_makes(session: orm.Session, engine: sa.Engine, user: Any) -> None:
-    """The function of `_instances.materializer` leaves an instance and a state with what SQLAlchemy's own loader sets."""
-    key = (user, (1,), None)
-    (made,) = materializer(user)([key], iter([(1, "ann")]), session)
+def make_one(made: _instances.Materializer, key: Any, row: Any, session: orm.Session) -> Any:
+    """Make an instance alone."""
+    return made.one(key, row, session)
+
+
+def make_among_many(made: _instances.Materializer, key: Any, row: Any, session: orm.Session) -> Any:
+    """Make an instance with the function for several."""
+    (instance,) = made.many([key], iter([row]), session)
+    return instance
+
+
+alone_or_among_many = pytest.mark.parametrize("make", [make_one, make_among_many])
+
+
+@alone_or_among_many
+def test_materializer_makes_what_the_loader_makes(
+    session: orm.Session, engine: sa.Engine, user: Any, make: Callable[..., Any]
+) -> None:
+    """The functions of `_instances.materializer` leave an instance and a state as SQLAlchemy's own loader does."""
+    made = make(materializer(user), (user, (1,), None), (1, "ann"), session)
     with orm.Session(engine) as other:
         loaded = other.get(user, 1)
         ours, theirs = sa.inspect(made), sa.inspect(loaded)
@@ -186,29 +204,33 @@ def test_materializer_makes_what_the_loader_makes(session: orm.Session, engine: 
     assert orm.object_session(made) is session
 
 
-def test_materializer_lets_go_of_an_instance(session: orm.Session, user: Any) -> None:
+@alone_or_among_many
+def test_materializer_lets_go_of_an_instance(session: orm.Session, user: Any, make: Callable[..., Any]) -> None:
     """What `_instances.materializer` put into the session leaves it when nobody holds it any more."""
-    materializer(user)([(user, (1,), None)], iter([(1, "ann")]), session)
+    make(materializer(user), (user, (1,), None), (1, "ann"), session)
     assert not _sqla.states_of(session)
 
 
-def test_materializer_evaluates_and_expires(session: orm.Session, user: Any) -> None:
+@alone_or_among_many
+def test_materializer_evaluates_and_expires(session: orm.Session, user: Any, make: Callable[..., Any]) -> None:
     """Values are what the expressions given to `_instances.materializer` make of them; what is missing is expired."""
     orm.configure_mappers()
-    make = _instances.materializer(user.__mapper__, {"id": "c0"}, ["id"], missing=["name"], names={})
-    assert make is not None
-    (made,) = make([(user, (2,), None)], iter([(2,)]), session)
+    partly = _instances.materializer(user.__mapper__, {"id": "c0"}, ["id"], missing=["name"], names={})
+    made = make(partly, (user, (2,), None), (2,), session)
     assert sa.inspect(made).expired_attributes == {"name"}
     assert made.name == "bob"
-    (changed,) = materializer(user, name="upper(c1)")([(user, (1,), None)], iter([(1, "ann")]), session)
+    changed = make(materializer(user, name="upper(c1)"), (user, (1,), None), (1, "ann"), session)
     assert changed.name == "ANN"
 
 
 def test_materializer_refuses_a_row_that_is_not_the_keys(session: orm.Session, user: Any) -> None:
-    """The function of `_instances.materializer` raises for it, and leaves nothing in the session."""
+    """The functions of `_instances.materializer` raise for it, and leave nothing in the session."""
+    with pytest.raises(LookupError):
+        materializer(user).one((user, (1,), None), (2, "bob"), session)
+    assert not _sqla.states_of(session)
     keys = [(user, (1,), None), (user, (2,), None)]
     with pytest.raises(LookupError):
-        materializer(user)(keys, iter([(1, "ann"), (3, "cid")]), session)
+        materializer(user).many(keys, iter([(1, "ann"), (3, "cid")]), session)
     assert not _sqla.states_of(session)
 
 

@@ -21,7 +21,7 @@ from enum import Enum
 
 import numpy as np
 
-from tests.chaos.log import Source
+from tests.chaos.log import NOT_READ, Source
 
 __all__ = ["BEFORE", "NEVER", "VERSION", "Findings", "Kind", "Violation", "check", "check_key", "merged"]
 
@@ -30,7 +30,8 @@ BEFORE = np.int64(0)
 NEVER = np.int64(2**63 - 1)
 """Of a COMMIT that did not come back."""
 VERSION = np.dtype([
-    ("key", "<u4"), ("version", "<u4"), ("a", "<u4"), ("b", "<u4"), ("gone", "?"), ("low", "<i8"), ("high", "<i8"),
+    ("key", "<u4"), ("version", "<u4"), ("a", "<u4"), ("b", "<u4"), ("note", "<u4"), ("gone", "?"), ("low", "<i8"),
+    ("high", "<i8"),
 ])  # fmt: skip
 """One committed version of a key. `gone`: the row was deleted. Its number is the higher one of `a` and `b`."""
 EVIDENCE = 50
@@ -160,6 +161,7 @@ class _Key:
     def _known(self) -> np.ndarray:
         found = self.versions[self.index]
         same = (found["a"] == self.reads["a"]) & (found["b"] == self.reads["b"]) & ~found["gone"]
+        same &= (found["note"] == self.reads["note"]) | (self.reads["note"] == NOT_READ)
         return same & (found["version"] == self.number) & ~self.absent
 
     def _proven(self, high: np.ndarray, witnesses: np.ndarray) -> np.ndarray:

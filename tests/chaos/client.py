@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Board", "Figure", "Role", "Spec", "State", "Stop", "begun", "zipf"]
+__all__ = ["IN_COMMIT", "MOST_KEYS", "Board", "Figure", "Role", "Spec", "State", "Stop", "begun", "zipf"]
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -34,7 +35,17 @@ class State(IntEnum):
 
     IDLE = 0
     WRITING = 1
-    COMMITTING = 2
+    ENDING = 2
+    """In the session's commit(): flushing, announcing."""
+    ANNOUNCED = 3
+    """Its COMMIT has not been sent yet."""
+    COMMITTING = 4
+    COMMITTED = 5
+    """Nothing has been published yet, or not all of it."""
+
+
+IN_COMMIT = frozenset({State.ENDING, State.ANNOUNCED, State.COMMITTING, State.COMMITTED})
+"""Whoever stops here leaves something announced, or will."""
 
 
 class Figure(IntEnum):
@@ -46,9 +57,14 @@ class Figure(IntEnum):
     UNKNOWN = 3
     ERRORS = 4
     STATE = 5
-    KEY = 6
-    SLOW = 7
-    OUTAGES = 8
+    SLOW = 6
+    OUTAGES = 7
+    KEYS = 8
+    """How many keys the transaction has; they stand in the columns behind this one."""
+
+
+MOST_KEYS = 3
+_COLUMNS = len(Figure) + MOST_KEYS
 
 
 class Board:
@@ -56,12 +72,17 @@ class Board:
 
     def __init__(self, path: Path, slots: int | None = None) -> None:
         if slots is not None:
-            path.write_bytes(bytes(slots * len(Figure) * 8))
-        self.rows = np.memmap(path, "<i8", mode="r+").reshape(-1, len(Figure))
+            path.write_bytes(bytes(slots * _COLUMNS * 8))
+        self.rows = np.memmap(path, "<i8", mode="r+").reshape(-1, _COLUMNS)
 
     def row(self, slot: int) -> Any:
         """Return one process's row, as what Python indexes fastest."""
         return memoryview(self.rows[slot])
+
+    def keys(self, slot: int) -> list[int]:
+        """Return the keys of the transaction that a writer is in."""
+        row = self.rows[slot]
+        return [int(key) for key in row[len(Figure) : len(Figure) + row[Figure.KEYS]]]
 
     def total(self, figure: Figure) -> int:
         """Return the sum over all processes."""
@@ -87,6 +108,8 @@ class Spec:
     keys: int
     slow: float
     """Share of the transactions whose COMMIT takes longer than a tombstone lives."""
+    hold: float
+    """Share of the transactions that wait a moment just before their COMMIT, and just after it."""
     verified: bool
     pause: float
     """Between a reader's or writer's operations, seconds."""
@@ -114,6 +137,7 @@ def begun(spec: Spec) -> Iterator[tuple[Any, Stop, random.Random]]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = Stop()
     signal.signal(signal.SIGTERM, stop)
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # it tells of each connection that was cut
     row = Board(spec.directory / "board").row(spec.slot)
     row[Figure.STATE] = State.IDLE
     yield row, stop, random.Random(os.urandom(16))

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from time import monotonic_ns
 
-from tests.chaos.client import Role
+from tests.chaos.client import IN_COMMIT, Role, State
 from tests.chaos.fleet import Fleet
 from tests.chaos.proxy import Mode
 from tests.chaos.world import World
 
-__all__ = ["CLASSES", "SLOW_COMMIT", "Cause", "Fault", "Faults"]
+__all__ = ["CLASSES", "OF_THE_CACHE", "SLOW_COMMIT", "Cause", "Fault", "Faults"]
 
 PAUSE_SECONDS = (1.2, 2.4)
 """Longer than a tombstone or a lease lives."""
 HOT_KEYS = 60
 SYNC = "nobody"
+WRITER_STATES = [State.WRITING, *sorted(IN_COMMIT)]
+"""Each is as likely to be struck as the others, however long writers stay there."""
 
 
 class Cause(IntEnum):
@@ -41,6 +43,8 @@ class Faults:
         self.world, self.fleet, self.keys = world, fleet, keys
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.writers_met: Counter[State] = Counter()
+        """Where in its transaction a writer was that was killed or paused."""
         self.version = 2
         """Of the model that is being rolled out."""
         self._stop = threading.Event()
@@ -90,25 +94,29 @@ class Faults:
 
 
 def kill_reader(faults: Faults, _target: str, chance: random.Random) -> int:
-    faults.fleet.pick(Role.READER, chance).signal(signal.SIGKILL)
-    return 1
+    return int(faults.fleet.pick(Role.READER, chance).signal(signal.SIGKILL))
 
 
 def kill_writer(faults: Faults, _target: str, chance: random.Random) -> int:
-    seat = faults.fleet.pick(Role.WRITER, chance, committing=chance.random() < 0.85)
+    seat = faults.fleet.pick(Role.WRITER, chance, state=chance.choice(WRITER_STATES))
     # It stands still first, so that where it died is known before another process takes its seat.
-    seat.signal(signal.SIGSTOP)
-    key, since = faults.fleet.died_in_commit(seat), monotonic_ns()
+    if not seat.signal(signal.SIGSTOP):
+        return 0
+    state, keys, since = faults.fleet.state(seat), faults.fleet.keys(seat), monotonic_ns()
     seat.signal(signal.SIGKILL)
-    if key is not None:
-        faults.fleet.probe((Cause.CRASH, None, [key], since))
+    faults.writers_met[state] += 1
+    if state in IN_COMMIT:
+        faults.fleet.probe((Cause.CRASH, None, keys, since))
     return 1
 
 
 def pause(role: Role) -> Callable[[Faults, str, random.Random], int]:
     def strike(faults: Faults, _target: str, chance: random.Random) -> int:
-        seat = faults.fleet.pick(role, chance, committing=chance.random() < 0.5)
-        seat.signal(signal.SIGSTOP)
+        seat = faults.fleet.pick(role, chance, state=chance.choice(WRITER_STATES) if role is Role.WRITER else None)
+        if not seat.signal(signal.SIGSTOP):
+            return 0
+        if role is Role.WRITER:
+            faults.writers_met[faults.fleet.state(seat)] += 1
         faults.wait(*PAUSE_SECONDS)
         seat.signal(signal.SIGCONT)
         return 1
@@ -120,10 +128,9 @@ def deploy(faults: Faults, _target: str, chance: random.Random) -> int:
     """Roll one process after the other to the other version of the model, and then the other way."""
     rolled = 0
     for seat in chance.sample(faults.fleet.seats, len(faults.fleet.seats)):
-        if seat.role in {Role.READER, Role.WRITER, Role.PROBE}:
+        if seat.role in {Role.READER, Role.WRITER}:
             seat.version = faults.version
-            seat.signal(signal.SIGTERM)
-            rolled += 1
+            rolled += seat.signal(signal.SIGTERM)
             if faults.wait(0.2, 1.0):
                 break
     faults.version = 3 - faults.version
@@ -160,7 +167,7 @@ def flush_node(faults: Faults, node: str, _chance: random.Random) -> int:
 
 
 def press_node(faults: Faults, node: str, _chance: random.Random) -> int:
-    return int(faults.world.press(node) > 0)
+    return int(faults.world.press(node))
 
 
 def node_gone(faults: Faults, node: str, _chance: random.Random) -> int:
@@ -233,7 +240,7 @@ CLASSES = [
     Fault("writer killed", "", kill_writer),
     Fault("reader paused", "", pause(Role.READER)),
     Fault("writer paused", "", pause(Role.WRITER)),
-    Fault("process deployed", "", deploy, 5.0),
+    Fault("process deployed", "", deploy, 2.0),
     Fault("memcached killed", "node", kill_node),
     Fault("memcached restarted", "node", restart_node),
     Fault("memcached paused", "node", pause_node),
@@ -252,3 +259,5 @@ CLASSES = [
     Fault("COMMIT hangs in replication", "postgres", hang_commits),
 ]
 """And `SLOW_COMMIT`, which the writers ask for themselves."""
+OF_THE_CACHE = frozenset(fault.name for fault in CLASSES if fault.target == "node")
+"""Who uses no cache never meets these."""

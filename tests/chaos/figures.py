@@ -19,8 +19,10 @@ from rich.table import Table
 
 from tests.chaos.checker import Findings, Kind, Violation
 
-__all__ = ["Figures", "added", "from_json", "show", "to_json"]
+__all__ = ["Figures", "added", "from_json", "shortcomings", "show", "to_json"]
 
+FOR_P99 = 100
+"""Samples."""
 PACKAGES = ("sqlalchemy", "psycopg", "pymemcache", "dogpile.cache", "advanced-alchemy")
 
 
@@ -42,7 +44,10 @@ class Figures:
     faults: dict[str, int]
     uncached: dict[str, list[float]]
     """By cause, how long keys stayed uncached, in milliseconds."""
-    never_cached: int
+    still_uncached: list[float]
+    """Of keys that were not cached again when the run ended, how long they had not been, in milliseconds."""
+    writers_met: dict[str, int]
+    """Where in a transaction writers were that were killed or paused."""
     crashes: dict[str, int]
     """Processes that ended by themselves: the library or the rig is broken."""
     runs: int = 1
@@ -86,7 +91,8 @@ def added(runs: Sequence[Figures]) -> Figures:
                 cause: whole.uncached.get(cause, []) + other.uncached.get(cause, [])
                 for cause in sorted(whole.uncached.keys() | other.uncached.keys())
             },
-            never_cached=whole.never_cached + other.never_cached,
+            still_uncached=whole.still_uncached + other.still_uncached,
+            writers_met=_summed(whole.writers_met, other.writers_met),
             crashes=_summed(whole.crashes, other.crashes),
             runs=whole.runs + other.runs,
             memory_bytes=max(whole.memory_bytes, other.memory_bytes),
@@ -96,6 +102,29 @@ def added(runs: Sequence[Figures]) -> Figures:
 
 def _summed(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {name: one.get(name, 0) + other.get(name, 0) for name in sorted(one.keys() | other.keys())}
+
+
+# --- is there anything in it? ---
+
+READS_PER_SECOND, COMMITS_PER_SECOND, HIT_SHARE = 300, 3, 0.1
+"""A slow machine does several times as much of each; a rig that tests nothing does not."""
+LONGEST_UNCACHED_SECONDS = 60.0
+
+
+def shortcomings(one: Figures) -> list[str]:
+    """Say for what a run, clean or not, proves nothing: too little was read, written, cached, or broken."""
+    found = one.findings
+    said = [f"{name}: the fault never struck" for name, count in one.faults.items() if not count]
+    if found.reads < READS_PER_SECOND * one.seconds:
+        said.append(f"{found.reads:,} reads in {one.seconds:.0f} s are too few")
+    if one.commits < COMMITS_PER_SECOND * one.seconds:
+        said.append(f"{one.commits:,} commits in {one.seconds:.0f} s are too few")
+    if one.strategy == "ours" and found.hits < HIT_SHARE * found.reads:
+        said.append(f"{found.hits:,} of {found.reads:,} reads from the cache are too few")
+    uncached = [*one.uncached.get("return", []), *one.uncached.get("crash", []), *one.still_uncached]
+    if max(uncached, default=0.0) > LONGEST_UNCACHED_SECONDS * 1000:
+        said.append(f"a key was not cached again within {LONGEST_UNCACHED_SECONDS:.0f} s")
+    return said
 
 
 # --- JSON ---
@@ -154,11 +183,12 @@ def _violation(plain: dict[str, Any]) -> Violation:
 
 
 def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Return p50, p99 and the maximum."""
+    """Return p50, p99 where there are samples enough for it, and the maximum."""
     if not milliseconds:
         return {}
-    p50, p99 = np.percentile(milliseconds, [50, 99])
-    return {"p50": float(p50), "p99": float(p99), "max": max(milliseconds), "samples": len(milliseconds)}
+    p50, p99 = (float(one) for one in np.percentile(milliseconds, [50, 99]))
+    found = {"p50": p50, "p99": p99, "max": max(milliseconds), "samples": len(milliseconds)}
+    return found if len(milliseconds) >= FOR_P99 else {name: found[name] for name in found if name != "p99"}
 
 
 # --- tables ---
@@ -180,10 +210,13 @@ def show(one: Figures, console: Console) -> None:
     for cause, words in (("return", "after a node's return"), ("crash", "after a writer was killed in its COMMIT")):
         p = percentiles(one.uncached.get(cause, []))
         if p:
-            said = f"p50 {p['p50']:,.0f} ms, p99 {p['p99']:,.0f} ms, max {p['max']:,.0f} ms, of {p['samples']:,.0f}"
-            rows.append((f"uncached {words}", said))
-    if one.never_cached:
-        rows.append(("probed keys that were not cached within a minute", f"{one.never_cached:,}"))
+            said = ", ".join(f"{name} {p[name]:,.0f} ms" for name in ("p50", "p99", "max") if name in p)
+            rows.append((f"uncached {words}", f"{said}, of {p['samples']:,.0f}"))
+    if one.still_uncached:
+        longest = max(one.still_uncached)
+        rows.append(
+            ("not cached again when the run ended", f"{len(one.still_uncached):,}, for {longest:,.0f} ms at most")
+        )
     rows += [(f"violations: {kind.value}", f"{found.counts[kind]:,}") for kind in Kind]
     table = Table(title=f"{one.strategy}: {one.seconds / 60:.1f} minutes", title_justify="left", show_header=False)
     table.add_column()
@@ -197,6 +230,8 @@ def show(one: Figures, console: Console) -> None:
         console.print(str(example), markup=False, soft_wrap=True)
     for what, times in one.crashes.items():
         console.print(f"BROKEN: {what}, {times} times", markup=False)
+    for what in shortcomings(one):
+        console.print(f"TOO LITTLE: {what}", markup=False)
 
 
 def show_faults(one: Figures, console: Console) -> None:
@@ -208,3 +243,6 @@ def show_faults(one: Figures, console: Console) -> None:
     for name, count in one.faults.items():
         table.add_row(name, f"{count:,}", f"{60 * count / one.seconds:.1f}")
     console.print(table)
+    if any(one.writers_met.values()):
+        met = ", ".join(f"{state} {count:,}" for state, count in one.writers_met.items())
+        console.print(f"writers killed or paused, by where they were: {met}", markup=False, highlight=False)

@@ -23,6 +23,7 @@ __all__ = ["Fleet", "Seat"]
 
 LOOK_SECONDS = 0.02
 END_SECONDS = 20.0
+PICK_SECONDS = 2.0
 EXPECTED_EXITS = frozenset({0, -signal.SIGKILL})
 processes = multiprocessing.get_context("forkserver")
 
@@ -36,10 +37,14 @@ class Seat:
     version: int
     process: Any = None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to whoever sits here."""
-        with contextlib.suppress(ProcessLookupError, AttributeError):
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal to whoever sits here; return whether there was somebody."""
+        if self.process is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
+            return True
+        return False
 
 
 class Fleet:
@@ -61,18 +66,23 @@ class Fleet:
             self._take(seat)
         self._thread.start()
 
-    def pick(self, role: Role, chance: random.Random, *, committing: bool = False) -> Seat:
-        """Return a seat of *role*, if *committing* one that is in the middle of a COMMIT, if there is any."""
+    def pick(self, role: Role, chance: random.Random, *, state: State | None = None) -> Seat:
+        """Return a seat of *role*; if a *state* is given one that is in it, if that comes about before long."""
         seats = [seat for seat in self.seats if seat.role is role]
-        if committing:
-            busy = [seat for seat in seats if self._board.rows[seat.slot, Figure.STATE] == State.COMMITTING]
-            return chance.choice(busy or seats)
+        deadline = time.monotonic() + PICK_SECONDS
+        while state is not None and time.monotonic() < deadline and not self._ending.is_set():
+            if there := [seat for seat in seats if self.state(seat) is state]:
+                return chance.choice(there)
+            time.sleep(0.001)
         return chance.choice(seats)
 
-    def died_in_commit(self, seat: Seat) -> int | None:
-        """Return the key that the killed process of *seat* was committing, or None if it was not."""
-        row = self._board.rows[seat.slot]
-        return int(row[Figure.KEY]) if row[Figure.STATE] == State.COMMITTING else None
+    def state(self, seat: Seat) -> State:
+        """Return where the writer of *seat* is."""
+        return State(self._board.rows[seat.slot, Figure.STATE])
+
+    def keys(self, seat: Seat) -> list[int]:
+        """Return the keys of the transaction that the writer of *seat* is in."""
+        return self._board.keys(seat.slot)
 
     def probe(self, request: Request) -> None:
         """Have keys probed."""
@@ -109,8 +119,9 @@ class Fleet:
         if seat.role is Role.PROBE:
             requests, self._requests = processes.Pipe(duplex=False)
         spec = self._make_spec(seat, next(self._numbers))
-        seat.process = processes.Process(target=run_client, args=(spec, requests), name=f"chaos {seat.role.value}")
-        seat.process.start()
+        process = processes.Process(target=run_client, args=(spec, requests), name=f"chaos {seat.role.value}")
+        process.start()
+        seat.process = process
         if requests is not None:
             requests.close()
 

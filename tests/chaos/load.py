@@ -16,19 +16,20 @@ from sqlalchemy import delete, text, update
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
-from tests.chaos.client import Figure, Role, Spec, State, Stop, begun, zipf
+from tests.chaos.client import MOST_KEYS, Figure, Role, Spec, State, Stop, begun, zipf
 from tests.chaos.log import Event, RecordLog, Source, pack_commit, pack_probe, pack_read
 from tests.chaos.schema import NUMBERS
-from tests.chaos.strategies import Cached, Strategy, opened
+from tests.chaos.strategies import ABSENT, Cached, Strategy, opened
 
 __all__ = ["run_client"]
 
 DRAWN = 100_000
 SLOW_SECONDS = (1.2, 2.0)
 """Longer than a tombstone lives."""
+HOLD_SECONDS = (0.02, 0.2)
+"""Long enough that faults meet writers there."""
 CONTROL_SECONDS = 0.25
 PROBE_SECONDS = 0.01
-GIVE_UP_SECONDS = 60.0
 
 
 def run_client(spec: Spec, requests: Connection | None = None) -> None:
@@ -77,8 +78,8 @@ class Reader:
         rows = self._strategy.read_many(keys) if len(keys) > 1 else [self._strategy.read_one(keys[0])]
         end = monotonic_ns()
         source, add = int(self._strategy.source), self._log.add
-        for key, (a, b) in zip(keys, rows, strict=True):
-            add(pack_read(start, end, key, a, b, source))
+        for key, row in zip(keys, rows, strict=True):
+            add(pack_read(start, end, key, *row, source))
         self._row[Figure.READS] += len(keys)
         self._row[Figure.HITS] += self._strategy.hits - self._hits
         self._hits = self._strategy.hits
@@ -104,6 +105,8 @@ class Writer:
         do_commit = dialect.do_commit
 
         def noted(connection: Any) -> None:
+            self._row[Figure.STATE] = State.ANNOUNCED
+            self._hold()
             self._row[Figure.STATE] = State.COMMITTING
             self._log.write_now(pack_commit(self._op, monotonic_ns(), Event.SENT))
             try:
@@ -113,9 +116,16 @@ class Writer:
                 self._row[Figure.UNKNOWN] += 1
                 raise
             self._log.write_now(pack_commit(self._op, monotonic_ns(), Event.DONE))
+            self._row[Figure.STATE] = State.COMMITTED
             self._row[Figure.COMMITS] += 1
+            self._hold()
 
         dialect.do_commit = noted
+
+    def _hold(self) -> None:
+        """Stand still for a moment, sometimes, where a fault would seldom meet a writer."""
+        if self._spec.hold and self.chance.random() < self._spec.hold:
+            time.sleep(self.chance.uniform(*HOLD_SECONDS))
 
     def run(self, stop: Stop) -> None:
         """Write until told to stop."""
@@ -138,7 +148,10 @@ class Writer:
         keys = self._choose(body)
         slow = self.chance.random() < self._spec.slow
         self._op = next(self._ops)
-        self._row[Figure.STATE], self._row[Figure.KEY] = State.WRITING, keys[0]
+        self._row[Figure.KEYS] = 0
+        for column, key in enumerate(keys, len(Figure)):
+            self._row[column] = key
+        self._row[Figure.STATE], self._row[Figure.KEYS] = State.WRITING, len(keys)
         sleep = f"{self.chance.uniform(*SLOW_SECONDS):.2f}" if slow else ""
         fail = "yes" if ends > 0.96 else ""
         settings = {"op": str(self._op), "sleep": sleep, "fail": fail}
@@ -151,13 +164,15 @@ class Writer:
             elif ends < 0.03:
                 session.flush()  # and close without a word
             else:
-                if slow:
-                    self._row[Figure.SLOW] += 1
+                self._row[Figure.STATE] = State.ENDING
+                began = time.monotonic()
                 self.strategy.commit(session, keys)
+                if slow and time.monotonic() - began >= SLOW_SECONDS[0]:  # not if it changed no row
+                    self._row[Figure.SLOW] += 1
 
     def _choose(self, body: Body) -> list[int]:
         """Return distinct keys in order: two writers of the same rows wait for each other, and never in a circle."""
-        count = 3 if body in {several, bulk, savepoint} else 1
+        count = MOST_KEYS if body in {several, bulk, savepoint} else 1
         at = self.chance.randrange(DRAWN - 16)
         return sorted(dict.fromkeys(self._keys[at : at + count]))
 
@@ -170,12 +185,19 @@ LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 """Taken by whoever makes a row come or go, so that a number drawn for it is in the order of the commits."""
 
 
+def change(writer: Writer, item: Any) -> None:
+    """Give one column a new number, and the new model's own column another one, for the old model not to lose it."""
+    setattr(item, writer.chance.choice("ab"), NUMBERS.next_value())
+    if hasattr(item, "note"):
+        item.note = NUMBERS.next_value()
+
+
 def locked(writer: Writer, session: Session, keys: Sequence[int]) -> None:
     """Change a row that was read under its lock."""
     for key in keys:
         item = session.get(writer.strategy.item, key, with_for_update=True)
         if item is not None:
-            setattr(item, writer.chance.choice("ab"), NUMBERS.next_value())
+            change(writer, item)
     session.flush()
 
 
@@ -184,7 +206,7 @@ def unlocked(writer: Writer, session: Session, keys: Sequence[int]) -> None:
     for key in keys:
         item = session.get(writer.strategy.item, key, options=[wt.from_cache()])
         if item is not None:
-            setattr(item, writer.chance.choice("ab"), NUMBERS.next_value())
+            change(writer, item)
             session.flush()
 
 
@@ -241,18 +263,18 @@ def watch(spec: Spec, stop: Stop) -> None:
     So a version is known to be visible even where nobody lives who knows that it committed.
     """
     log = RecordLog(spec.path("control"))
-    known: dict[int, tuple[int, int]] = {}
+    known: dict[int, list[int]] = {}
     with psycopg.connect(spec.database.replace("+psycopg", ""), autocommit=True, application_name="control") as server:
         while not stop.requested:
             start = monotonic_ns()
-            rows = server.execute("SELECT id, a, b FROM item").fetchall()
+            rows = server.execute("SELECT id, a, b, coalesce(note, 0) FROM item").fetchall()
             end = monotonic_ns()
-            seen = {key: (a, b) for key, a, b in rows}
+            seen = {key: row for key, *row in rows}
             for key, row in seen.items():
                 if known.get(key) != row:
                     log.add(pack_read(start, end, key, *row, Source.DATABASE))
             for key in known.keys() - seen.keys():
-                log.add(pack_read(start, end, key, 0, 0, Source.DATABASE))
+                log.add(pack_read(start, end, key, *ABSENT, Source.DATABASE))
             known = seen
             log.flush()
             time.sleep(CONTROL_SECONDS)
@@ -280,6 +302,8 @@ class Probe:
                 self._probe(*one)
             self._log.flush_sometimes()
             time.sleep(PROBE_SECONDS)
+        for one in self._open:  # how long they would have taken nobody knows
+            self._log.add(pack_probe(*one, -monotonic_ns()))
         self._log.close()
 
     def _take(self, request: Request) -> None:
@@ -295,10 +319,8 @@ class Probe:
             row = self._strategy.read_one(key)
         except self._strategy.errors:
             return
-        now = monotonic_ns()
-        late = now - since > GIVE_UP_SECONDS * 1e9
-        if self._strategy.source is Source.CACHE or late:
-            self._log.add(pack_probe(cause, key, since, 0 if late else now))
-        elif row != (0, 0):  # of a row that is gone there is nothing to cache
+        if self._strategy.source is Source.CACHE:
+            self._log.add(pack_probe(cause, key, since, monotonic_ns()))
+        elif row != ABSENT:  # of a row that is gone there is nothing to cache
             return
         self._open.discard((cause, key, since))

@@ -15,16 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["COMMIT", "PROBE", "READ", "Event", "RecordLog", "Source", "count_of", "pack_read", "records"]
+__all__ = ["COMMIT", "NOT_READ", "PROBE", "READ", "Event", "RecordLog", "Source", "count_of", "pack_read", "records"]
 
-READ = np.dtype([("start", "<i8"), ("end", "<i8"), ("key", "<u4"), ("a", "<u4"), ("b", "<u4"), ("source", "u1")])
-"""One row of one read: what the columns `a` and `b` held (0 and 0: there was no row), and where they came from."""
+READ = np.dtype(
+    [("start", "<i8"), ("end", "<i8"), ("key", "<u4"), ("a", "<u4"), ("b", "<u4"), ("note", "<u4"), ("source", "u1")]
+)
+"""One row of one read: what its columns held (`a` and `b` 0: there was no row), and where they came from."""
+NOT_READ = 2**32 - 1
+"""As a `note`: this version of the model has no such column."""
 COMMIT = np.dtype([("op", "<i8"), ("when", "<i8"), ("event", "u1")])
 """A COMMIT was about to be sent, or came back."""
 PROBE = np.dtype([("cause", "u1"), ("key", "<u4"), ("since", "<i8"), ("until", "<i8")])
-"""How long after a fault a key was first served from the cache again; `until` is 0 where it never was."""
+"""When after a fault a key was first served from the cache again; minus the end of the run where it was not by then."""
 
-pack_read = struct.Struct("<qqIIIB").pack
+pack_read = struct.Struct("<qqIIIIB").pack
 pack_commit = struct.Struct("<qqB").pack
 pack_probe = struct.Struct("<BIqq").pack
 

@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.chaos import schema
 from tests.chaos.checker import Findings, check
-from tests.chaos.client import Board, Figure, Role, Spec
+from tests.chaos.client import Board, Figure, Role, Spec, State
 from tests.chaos.faults import CLASSES, SLOW_COMMIT, Cause, Faults
 from tests.chaos.figures import Figures
 from tests.chaos.fleet import Fleet, Seat
@@ -24,6 +24,7 @@ from tests.chaos.world import World
 __all__ = ["ALL_FAULTS", "Progress", "Settings", "run"]
 
 ALL_FAULTS = frozenset({fault.name for fault in CLASSES} | {SLOW_COMMIT})
+HOLDING = frozenset({"writer killed", "writer paused"})
 SETTLE_SECONDS = 15.0
 PART = 2_000_000
 """Reads that are checked at once: what bounds the memory."""
@@ -35,7 +36,7 @@ class Settings:
 
     seconds: float
     strategy: str = "ours"
-    faults: Collection[str] = ALL_FAULTS
+    faults: frozenset[str] = ALL_FAULTS
     period: float = 10.0
     """About as often does each class of faults strike, in seconds."""
     readers: int = 3
@@ -44,6 +45,8 @@ class Settings:
     verified: bool = True
     slow: float = 0.02
     """Share of the transactions with a slow COMMIT, where that fault is wanted."""
+    hold: float = 0.03
+    """Share of the transactions that stand still around their COMMIT, where writers are killed or paused."""
     read_pause: float = 0.0
     write_pause: float = 0.05
 
@@ -111,6 +114,7 @@ def _run(settings: Settings, directory: Path, tell: Callable[[Progress], None]) 
                 version=seat.version,
                 keys=settings.keys,
                 slow=settings.slow if SLOW_COMMIT in settings.faults else 0.0,
+                hold=settings.hold if settings.faults & HOLDING else 0.0,
                 verified=settings.verified,
                 pause=settings.read_pause if seat.role is Role.READER else settings.write_pause,
             )
@@ -156,7 +160,8 @@ def _figures(
         errors=board.total(Figure.ERRORS),
         faults=counts,
         uncached={cause.name.lower(): _milliseconds(probes, cause) for cause in Cause},
-        never_cached=int(np.count_nonzero(probes["until"] == 0)),
+        still_uncached=_still_uncached(probes),
+        writers_met={state.name.lower(): faults.writers_met[state] for state in State},
         crashes=dict(fleet.crashes + faults.errors),
     )
 
@@ -164,6 +169,11 @@ def _figures(
 def _milliseconds(probes: np.ndarray, cause: Cause) -> list[float]:
     some = probes[(probes["cause"] == cause) & (probes["until"] > 0)]
     return [round(float(since), 1) for since in (some["until"] - some["since"]) / 1e6]
+
+
+def _still_uncached(probes: np.ndarray) -> list[float]:
+    some = probes[probes["until"] < 0]
+    return [round(float(since), 1) for since in (-some["until"] - some["since"]) / 1e6]
 
 
 def checked(directory: Path, versions: np.ndarray) -> Findings:

@@ -1,4 +1,4 @@
-"""What people use today, over the same two memcached nodes, each as its own documentation shows it.
+"""What people use today, over the same two memcached nodes, each with what its own documentation offers for it.
 
 All of them take a cache that fails for a miss when they read, and go on without it when they write: that is what an
 application does that must not fail with its cache.
@@ -17,7 +17,7 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.chaos.client import Spec
-from tests.chaos.log import Source
+from tests.chaos.log import NOT_READ, Source
 from tests.chaos.schema import models
 from tests.chaos.strategies import ABSENT, Row, Strategy, engine_of
 
@@ -71,7 +71,7 @@ class Aside:
     def _rows(self, session: Session, keys: Sequence[int]) -> dict[int, Row]:
         item = self.item
         rows = session.execute(select(item.id, item.a, item.b).where(item.id.in_(keys)))
-        return {key: (a, b) for key, a, b in rows}
+        return {key: (a, b, NOT_READ) for key, a, b in rows}
 
     def _set(self, rows: Mapping[int, Row]) -> None:
         if rows:
@@ -180,7 +180,7 @@ class Repository:
             if "memcache" not in type(error).__module__ and not isinstance(error, OSError):
                 raise
             found = repository.get(key, auto_expunge=True, use_cache=False)
-        return found.a, found.b
+        return found.a, found.b, NOT_READ
 
     def commit(self, session: Session, keys: Sequence[int]) -> None:
         repository = self._repository(session=session, cache_manager=self._manager)

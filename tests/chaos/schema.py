@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from sqlalchemy import BigInteger, Sequence, Text
+from sqlalchemy import BigInteger, Sequence
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tests.chaos.checker import BEFORE, NEVER, VERSION
@@ -23,19 +23,19 @@ NUMBERS = Sequence("numbers")
 
 DDL = """
 CREATE SEQUENCE numbers;
-CREATE TABLE item (id integer PRIMARY KEY, a bigint NOT NULL, b bigint NOT NULL, note text);
+CREATE TABLE item (id integer PRIMARY KEY, a bigint NOT NULL, b bigint NOT NULL, note bigint);
 CREATE TABLE history (
     id integer NOT NULL, version bigint NOT NULL, a bigint NOT NULL, b bigint NOT NULL, gone boolean NOT NULL,
-    op bigint NOT NULL, xid xid8 NOT NULL);
+    op bigint NOT NULL, xid xid8 NOT NULL, note bigint);
 
 -- The row's lock is held here, so a number that is drawn for a deletion is in the order of the commits as well.
 CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE op bigint := coalesce(nullif(current_setting('chaos.op', true), ''), '0');
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        INSERT INTO history VALUES (OLD.id, nextval('numbers'), 0, 0, true, op, pg_current_xact_id());
+        INSERT INTO history VALUES (OLD.id, nextval('numbers'), 0, 0, true, op, pg_current_xact_id(), NULL);
     ELSE
-        INSERT INTO history VALUES (NEW.id, greatest(NEW.a, NEW.b), NEW.a, NEW.b, false, op, pg_current_xact_id());
+        INSERT INTO history VALUES (NEW.id, greatest(NEW.a, NEW.b), NEW.a, NEW.b, false, op, pg_current_xact_id(), NEW.note);
     END IF;
     RETURN NULL;
 END $$;
@@ -80,7 +80,7 @@ def models(version: int) -> type[Any]:
     else:
 
         class Item(Columns, Base):  # type: ignore[no-redef]  # the other version
-            note: Mapped[str | None] = mapped_column(Text)
+            note: Mapped[int | None] = mapped_column(BigInteger)
 
     return Item
 
@@ -96,13 +96,15 @@ def create(dsn: str, keys: int) -> None:
 
 
 def history(dsn: str) -> np.ndarray:
-    """Return what committed, as the database says: (id, version, a, b, gone, op, xid) in rows."""
+    """Return what committed, as the database says: (id, version, a, b, gone, op, xid, note) in rows."""
     with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
         copied = bytearray()
-        with cursor.copy("COPY (SELECT id, version, a, b, gone::int, op, xid FROM history) TO STDOUT") as rows:
+        with cursor.copy(
+            "COPY (SELECT id, version, a, b, gone::int, op, xid, coalesce(note, 0) FROM history) TO STDOUT"
+        ) as rows:
             for some in rows:
                 copied += some
-    return np.fromstring(bytes(copied), dtype="<i8", sep=" ").reshape(-1, 7)
+    return np.fromstring(bytes(copied), dtype="<i8", sep=" ").reshape(-1, 8)
 
 
 def versions_of(committed: np.ndarray, commits: list[np.ndarray]) -> np.ndarray:
@@ -110,14 +112,14 @@ def versions_of(committed: np.ndarray, commits: list[np.ndarray]) -> np.ndarray:
 
     A transaction that wrote a row several times made the last of these versions visible, and no other.
     """
-    ident, version, a, b, gone, op, xid = committed.T
+    ident, version, a, b, gone, op, xid, note = committed.T
     order = np.lexsort((version, xid, ident))
     last = np.ones(len(order), bool)
     last[:-1] = (ident[order][1:] != ident[order][:-1]) | (xid[order][1:] != xid[order][:-1])
     kept = order[last]
     kept = kept[np.lexsort((version[kept], ident[kept]))]
     versions = np.zeros(len(kept), VERSION)
-    for name, column in (("key", ident), ("version", version), ("a", a), ("b", b), ("gone", gone)):
+    for name, column in (("key", ident), ("version", version), ("a", a), ("b", b), ("gone", gone), ("note", note)):
         versions[name] = column[kept]
     versions["low"], versions["high"] = _bounds(op[kept], commits)
     return versions

@@ -12,15 +12,16 @@ from sqlalchemy.orm import Session, sessionmaker
 import sa_writethrough as wt
 from sa_writethrough import fences
 from tests.chaos.client import Spec
-from tests.chaos.log import Source
+from tests.chaos.log import NOT_READ, Source
 from tests.chaos.schema import models
 
-__all__ = ["TOMBSTONE_SECONDS", "Cached", "Direct", "Strategy", "engine_of", "opened"]
+__all__ = ["TOMBSTONE_SECONDS", "Cached", "Direct", "Strategy", "engine_of", "opened", "row_of"]
 
 TOMBSTONE_SECONDS = 1.0
 LEASE_SECONDS = 1.0
-Row = tuple[int, int]
-ABSENT: Row = (0, 0)
+Row = tuple[int, int, int]
+"""The columns a, b and note."""
+ABSENT: Row = (0, 0, 0)
 
 
 class Strategy(Protocol):
@@ -36,7 +37,7 @@ class Strategy(Protocol):
     """Rows that came from the cache since the beginning."""
 
     def read_one(self, key: int) -> Row:
-        """Return the columns a and b of one row, (0, 0) where there is none."""
+        """Return the columns a, b and note of one row, zeros where there is none."""
         ...
 
     def read_many(self, keys: Sequence[int]) -> list[Row]:
@@ -73,12 +74,12 @@ class Direct:
 
     def read_one(self, key: int) -> Row:
         with self.sessions() as session:
-            return _row(session.get(self.item, key))
+            return row_of(session.get(self.item, key))
 
     def read_many(self, keys: Sequence[int]) -> list[Row]:
         item = self.item
         with self.sessions() as session:
-            found = {one.id: (one.a, one.b) for one in session.scalars(select(item).where(item.id.in_(keys)))}
+            found = {one.id: row_of(one) for one in session.scalars(select(item).where(item.id.in_(keys)))}
         return [found.get(key, ABSENT) for key in keys]
 
     def commit(self, session: Session, keys: Sequence[int]) -> None:
@@ -95,7 +96,7 @@ class Cached:
 
     def __init__(self, spec: Spec) -> None:
         if not spec.verified:
-            _trust_every_row()
+            _trust_everyrow_of()
         self.item = models(spec.version)
         self.engine = engine_of(spec)
         self.sessions = sessionmaker(self.engine)
@@ -116,14 +117,14 @@ class Cached:
                 found = self.cache.get(session, self.item, key)
             else:
                 found = session.get(self.item, key, options=self._option)
-            row = _row(found)
+            row = row_of(found)
         self._learn_source(hits, 1)
         return row
 
     def read_many(self, keys: Sequence[int]) -> list[Row]:
         hits = self._stats.hits
         with self.sessions() as session:
-            rows = [_row(found) for found in self.cache.get_many(session, self.item, keys)]
+            rows = [row_of(found) for found in self.cache.get_many(session, self.item, keys)]
         self._learn_source(hits, len(keys))
         return rows
 
@@ -148,11 +149,12 @@ class Cached:
         self.engine.dispose()
 
 
-def _row(found: Any) -> Row:
-    return ABSENT if found is None else (found.a, found.b)
+def row_of(found: Any) -> Row:
+    """Return what an instance holds."""
+    return ABSENT if found is None else (found.a, found.b, getattr(found, "note", NOT_READ) or 0)
 
 
-def _trust_every_row() -> None:
+def _trust_everyrow_of() -> None:
     """Break the library on purpose: fill whatever was read, without asking the database whether a writer holds it."""
     fences.Fence._verified = lambda _self, _identity, selection: selection  # type: ignore[method-assign]
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.chaos.checker import BEFORE, NEVER, VERSION, Kind, check, check_key
-from tests.chaos.log import READ, Source
+from tests.chaos.log import NOT_READ, READ, Source
 
 MOMENTS = 6
 CACHE, DATABASE = Source.CACHE, Source.DATABASE
@@ -43,6 +43,14 @@ TWO = versions((1, False, BEFORE, BEFORE), (2, False, 10, 20))
 
 
 # --- planted violations, one of each kind ---
+
+
+@pytest.mark.parametrize(("note", "found"), [(5, []), (4, [Kind.DIRTY]), (0, [Kind.DIRTY]), (NOT_READ, [])])
+def test_a_column_of_one_model_alone_is_part_of_the_row(note, found):
+    """A row that the old model put together for the new one is nobody's; the old model does not read the column."""
+    written, seen = versions((1, False, BEFORE, BEFORE)), reads((5, 6, 1, CACHE))
+    written["note"], seen["note"] = 5, note
+    assert kinds(written, seen) == found
 
 
 @pytest.mark.parametrize(

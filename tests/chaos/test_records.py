@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -10,7 +12,7 @@ from tests.chaos import comparison, schema
 from tests.chaos.checker import BEFORE, NEVER, Findings, Kind, Violation
 from tests.chaos.client import zipf
 from tests.chaos.comparison import Compared
-from tests.chaos.figures import Figures, added, from_json, percentiles, show, to_json
+from tests.chaos.figures import Figures, added, from_json, percentiles, shortcomings, show, to_json
 from tests.chaos.log import COMMIT, READ, Event, RecordLog, Source, pack_commit, pack_read, records
 from tests.chaos.rig import checked
 
@@ -20,20 +22,20 @@ def commits(*rows):
 
 
 def history(*rows):
-    """Rows of (key, version, a, b, gone, op, transaction)."""
-    return np.array(rows, "<i8")
+    """Rows of (key, version, a, b, gone, op, transaction), and without a note."""
+    return np.array([(*row, 0) for row in rows], "<i8")
 
 
 def test_a_record_that_a_kill_cut_short_is_left_out(tmp_path):
     """The whole ones before it count."""
     path = tmp_path / "reads-1.log"
     log = RecordLog(path)
-    log.add(pack_read(1, 2, 3, 4, 5, Source.CACHE))
+    log.add(pack_read(1, 2, 3, 4, 5, 6, Source.CACHE))
     log.write_now(b"")
     log.close()
     path.write_bytes(path.read_bytes() + b"torn")
     (found,) = records([path], READ)
-    assert found.tolist() == [(1, 2, 3, 4, 5, Source.CACHE)]
+    assert found.tolist() == [(1, 2, 3, 4, 5, 6, Source.CACHE)]
 
 
 def test_what_must_survive_a_kill_is_written_at_once(tmp_path):
@@ -72,8 +74,8 @@ def test_a_version_that_nobody_sent_is_no_finding_but_a_broken_rig():
 def test_reads_are_checked_in_parts_with_the_control_of_each(tmp_path, monkeypatch):
     """The control's reads are evidence; they are not counted."""
     monkeypatch.setattr("tests.chaos.rig.PART", 2)
-    (tmp_path / "reads-1.log").write_bytes(b"".join(pack_read(50, 60, key, 1, 1, Source.CACHE) for key in (1, 2, 3)))
-    (tmp_path / "control-9.log").write_bytes(pack_read(30, 40, 2, 7, 7, Source.DATABASE))
+    (tmp_path / "reads-1.log").write_bytes(b"".join(pack_read(50, 60, key, 1, 1, 0, Source.CACHE) for key in (1, 2, 3)))
+    (tmp_path / "control-9.log").write_bytes(pack_read(30, 40, 2, 7, 7, 0, Source.DATABASE))
     rows = [(key, 1, 1, 1, 0, 0, 90) for key in (1, 2, 3)]
     versions = schema.versions_of(history(*rows, (2, 7, 7, 7, 0, 41, 91)), commits((41, 10, Event.SENT)))
     findings = checked(tmp_path, versions)
@@ -102,7 +104,8 @@ def figures(strategy="ours", stale=0):
         errors=3,
         faults={"writer killed": 4},
         uncached={"return": [1.0, 3.0], "crash": []},
-        never_cached=0,
+        still_uncached=[],
+        writers_met={"committing": 1},
         crashes={},
     )
 
@@ -116,10 +119,29 @@ def test_runs_add_up_by_way_of_their_files(tmp_path):
     assert (whole.per_million, whole.longest_seconds, len(whole.findings.examples)) == (1000.0, 2.0, 2)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"findings": Findings(10, 9)}, "10 reads in 2 s are too few"),
+        ({"findings": Findings(1000, 9)}, "9 of 1,000 reads from the cache are too few"),
+        ({"commits": 5}, "5 commits in 2 s are too few"),
+        ({"faults": {"writer killed": 4, "memcached full": 0}}, "memcached full: the fault never struck"),
+        ({"still_uncached": [61_000.0]}, "a key was not cached again within 60 s"),
+        ({"uncached": {"crash": [61_000.0]}}, "a key was not cached again within 60 s"),
+    ],
+)
+def test_a_run_in_which_nothing_happened_proves_nothing(change, said):
+    """It fails, however clean it is."""
+    whole = replace(figures(), seconds=2.0)
+    assert shortcomings(whole) == []
+    assert shortcomings(replace(whole, **change)) == [said]
+
+
 def test_percentiles_of_nothing_are_nothing():
     """A run without a fault has none to tell."""
     assert percentiles([]) == {}
-    assert percentiles([1.0, 2.0, 9.0])["p50"] == 2.0
+    assert percentiles([1.0, 2.0, 9.0]) == {"p50": 2.0, "max": 9.0, "samples": 3}  # too few to tell a p99
+    assert "p99" in percentiles([1.0] * 100)
 
 
 def test_the_table_tells_violations_and_faults():

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result, ScalarResult
+from sqlalchemy.engine.cursor import _NO_CURSOR_DML
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
@@ -30,6 +31,7 @@ __all__ = [
     "commits_on_return",
     "connect_isolation_level",
     "connection_of_its_own",
+    "discard_rows",
     "dml_values",
     "ends_transaction",
     "entity_metadata",
@@ -47,6 +49,7 @@ __all__ = [
     "info_of",
     "is_plain_select",
     "options_of",
+    "pooled",
     "persistence_cache",
     "plain_bind",
     "root_engine",
@@ -116,7 +119,12 @@ def plain_bind(session: Session) -> Any:
 
 def info_of(session: Session) -> dict[Any, Any]:
     """Return `Session.info`, or an empty dict of nobody's where nobody asked for it yet: then it is not made."""
-    return vars(session).get("info") or {}
+    return session.__dict__.get("info") or {}
+
+
+def pooled(connection: Connection) -> Any:
+    """Return the pool's hold of a connection, which has `info`; None where it was closed or invalidated."""
+    return connection._dbapi_connection
 
 
 def commit_all(state: InstanceState[Any], dict_: dict[str, Any], identity_map: Any) -> None:
@@ -151,9 +159,7 @@ def connect_isolation_level(dialect: Dialect) -> str | None:
 def executes_alone(dialect: Dialect) -> bool:
     """Tell whether no more than one listens for the statements of the dialect: each may execute them in its own way."""
     events = dialect.dispatch
-    return all(
-        len(listeners) == 1 for listeners in (events.do_execute, events.do_executemany, events.do_execute_no_params)
-    )
+    return len(events.do_execute) == len(events.do_executemany) == len(events.do_execute_no_params) == 1
 
 
 def commits_on_return(engine: Engine) -> bool:
@@ -347,6 +353,11 @@ _SINGLE_ENTITY = immutabledict({"filtered": True, "is_single_entity": True})
 def returns_rows(context: Any) -> bool:
     """Tell whether a compiled DML statement has RETURNING already, SQLAlchemy's own for defaults included."""
     return bool(context.compiled.effective_returning)
+
+
+def discard_rows(context: Any) -> None:
+    """Have the statement's result made as one of a DML statement without RETURNING: its rows have been fetched."""
+    context.cursor_fetch_strategy = _NO_CURSOR_DML
 
 
 def has_returning(statement: Any) -> bool:

@@ -78,22 +78,21 @@ class Core:
 
     def unit_of(self, connection: Connection) -> Unit | None:
         """Return what the connection's transaction touched, if a registered session ever began on it."""
-        if connection.invalidated:  # its transaction is gone; to ask for its info would raise
-            return None
-        unit: Unit | None = connection.info.get(self)
+        pooled = _sqla.pooled(connection)  # `connection.info` is the same, three calls further away
+        unit: Unit | None = None if pooled is None else pooled.info.get(self)
         return unit
 
     def join(self, session: Session, connection: Connection) -> Unit:
         """Return the connection's unit, made now if there is none, and note that *session* works on it."""
-        unit: Unit | None = connection.info.get(self)
+        unit = self.unit_of(connection)
         if unit is None:
             unit = connection.info[self] = Unit()
         unit.session = weakref.ref(session)
         unit.connection = weakref.ref(connection)
         work = self.work_of(session)
         if work is None:
-            work = session.info[self] = SessionWork()
-        if work.unit_of(connection) is None:
+            session.info[self] = SessionWork([(connection, unit)])
+        elif work.unit_of(connection) is None:
             work.units.append((connection, unit))
         return unit
 

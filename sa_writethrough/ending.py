@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core
-from sa_writethrough.engines import driver_failed, driver_in_transaction
+from sa_writethrough.engines import Transaction, driver_in_transaction, driver_transaction
 from sa_writethrough.exceptions import WriteThroughError
 from sa_writethrough.staging import abandon, announce, publish, retract
 from sa_writethrough.taps import Do
@@ -45,12 +45,13 @@ class Ending:
         if unit is None or unit.is_fresh or unit.phase is Phase.ENDING:
             do(dbapi_connection)
             return
-        if unit.phase is Phase.OPEN and (unit.is_empty or driver_failed(dbapi_connection.dbapi_connection)):
-            unit.clear()  # nothing was written; or a statement failed, and PostgreSQL answers this COMMIT with ROLLBACK
-            do(dbapi_connection)
-            return
         if unit.phase is Phase.OPEN:
-            if driver_in_transaction(dbapi_connection.dbapi_connection) is False:
+            said = driver_transaction(dbapi_connection.dbapi_connection)
+            if unit.is_empty or said is Transaction.FAILED:
+                unit.clear()  # nothing was written; or a statement failed: PostgreSQL answers this COMMIT with ROLLBACK
+                do(dbapi_connection)
+                return
+            if said is Transaction.NONE:
                 unit.forget_values()  # it was ended past SQLAlchemy: as it was told to, nobody knows
             try:
                 self._announce_all(unit)
@@ -120,7 +121,7 @@ class Ending:
     def _announce_twophase(self, connection: Connection, unit: Unit | None) -> None:
         if unit is None or unit.phase is not Phase.OPEN or unit.is_empty:
             return
-        if not driver_failed(connection.connection.driver_connection):
+        if driver_transaction(connection.connection.driver_connection) is not Transaction.FAILED:
             announce(self._core, connection, unit)
 
     def _ends_twophase(self, unit: Unit | None, do: Do, *arguments: Any, **recover: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -167,25 +168,33 @@ def is_snapshot(facts: EngineFacts, engine: Engine, connection: Connection | Non
     return facts.snapshots if level is None else is_snapshot_level(level)
 
 
-def driver_in_transaction(driver_connection: object) -> bool | None:
-    """Ask a DBAPI connection of sqlite3, psycopg or psycopg2, without I/O, whether it is inside a transaction.
+class Transaction(Enum):
+    """What a driver says of its transaction."""
 
-    None where the driver cannot tell.
+    UNKNOWN = "it cannot tell"
+    NONE = "there is none"
+    OPEN = "there is one"
+    FAILED = "it can only be rolled back"
+
+
+def driver_transaction(driver_connection: object) -> Transaction:
+    """Ask a DBAPI connection of sqlite3, psycopg or psycopg2, without I/O, about its transaction.
+
+    PQTRANS_INERROR and the others are libpq's. https://www.postgresql.org/docs/current/libpq-status.html
     """
     in_transaction = getattr(driver_connection, "in_transaction", None)  # sqlite3
     if isinstance(in_transaction, bool):
-        return in_transaction
+        return Transaction.OPEN if in_transaction else Transaction.NONE
     status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)  # psycopg, psycopg2
-    return None if status is None else int(status) != 0
+    if status is None:
+        return Transaction.UNKNOWN
+    return Transaction.NONE if status == _IDLE else Transaction.FAILED if status == _IN_ERROR else Transaction.OPEN
 
 
-def driver_failed(driver_connection: object) -> bool:
-    """Tell whether the transaction has failed and can only be rolled back, as far as psycopg and psycopg2 say.
-
-    libpq's PQTRANS_INERROR. https://www.postgresql.org/docs/current/libpq-status.html
-    """
-    status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)
-    return status is not None and int(status) == _IN_ERROR
+def driver_in_transaction(driver_connection: object) -> bool | None:
+    """Tell whether the driver is inside a transaction, one that failed included; None where it cannot tell."""
+    said = driver_transaction(driver_connection)
+    return None if said is Transaction.UNKNOWN else said is not Transaction.NONE
 
 
 def driver_autocommits(driver_connection: object) -> bool:
@@ -197,4 +206,4 @@ def driver_autocommits(driver_connection: object) -> bool:
     return legacy and autocommit is not False and not getattr(driver_connection, "in_transaction", True)
 
 
-_IN_ERROR = 3
+_IDLE, _IN_ERROR = 0, 3

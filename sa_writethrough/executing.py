@@ -113,7 +113,8 @@ class Executing:
         self, connection: Connection, unit: Unit, written: Written, options: Mapping[str, Any]
     ) -> tuple[str, Touch] | None:
         """Note what a statement writes; return the row if it is one, and surely written under its lock."""
-        _refuse_autocommit(connection, written)
+        if not unit.wrote:
+            _refuse_autocommit(connection, written)
         family = written.family
         unit.wrote = True
         unit.connection = weakref.ref(connection)

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from dogpile.cache import CacheRegion
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine, Result
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.orm import Mapper, Session, scoped_session, sessionmaker
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, scoped_session, sessionmaker
 
 from sa_writethrough import _sqla
 from sa_writethrough.bulk import Bulk
@@ -94,14 +94,16 @@ class WriteThroughCache:
         for mapper in list(_sqla.all_mappers()):
             self._take_up(mapper)
         self._listening = [
-            (target, "do_orm_execute", self._bulk.on_execute, {}),
-            # The last of ours: it leaves a statement alone that further listeners may change.
-            (target, "do_orm_execute", self._lookups.on_execute, {}),
+            (target, "do_orm_execute", self._on_execute, {}),
             *((target, *listener) for listener in self._writing.session_listeners()),
             (Mapper, "mapper_configured", self._mapper_configured, {}),
         ]
         for owner, name, listener, arguments in self._listening:
             event.listen(owner, name, listener, **arguments)
+
+    def _on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
+        # One listener and not two: SQLAlchemy takes stock of the statement again after each.
+        return (self._bulk if state.statement.is_dml else self._lookups).on_execute(state)
 
     # --- reading ---
 

@@ -42,6 +42,7 @@ class Returning:
             return False
         context.dialect.do_execute(cursor, f"{sql} RETURNING {shapes.returning}", parameters, context)
         rows = cursor.fetchall()
+        _sqla.discard_rows(context)  # to describe the result of a statement that returned none is quicker, too
         if len(rows) == 1:
             payload = self._payload(cursor, context, shapes, rows[0])
             if payload is not None:

@@ -53,12 +53,10 @@ def announce_late(core: Core, unit: Unit) -> None:
 def publish(core: Core, unit: Unit) -> None:
     """Publish what *unit* committed. Never raises."""
     try:
-        rows = unit.rows()
-        tokens = unit.tokens
+        rows, epochs, tokens = unit.rows(), unit.epochs(), unit.tokens
         publications = [_publication(key, tokens[key], touch) for key, touch in rows.items() if key in tokens]
-        epochs = {key: tokens[key] for key in unit.epochs() if key in tokens}
-        unannounced = [claim.key for claim in _claims(unit) if claim.key not in unit.tokens]
-        core.cache.publish(publications, epochs)
+        unannounced = [key for key in (*rows, *epochs) if key not in tokens]
+        core.cache.publish(publications, {key: tokens[key] for key in epochs if key in tokens})
         if unannounced:  # OnOutage.COMMIT: what can be done is to try to drop them
             core.cache.drop(unannounced)
     except Exception as error:  # noqa: BLE001 - the row is committed: the tombstone expires instead

@@ -160,6 +160,32 @@ def test_info_of_does_not_make_it(session: orm.Session, engine: sa.Engine) -> No
     assert _sqla.info_of(orm.Session(engine, info={"given": 2})) == {"given": 2}
 
 
+def test_pooled_has_the_info_of_a_connection(engine: sa.Engine) -> None:
+    """`_sqla.pooled` is what `Connection.info` asks, and None where a connection was closed or invalidated."""
+    with engine.connect() as connection:
+        assert _sqla.pooled(connection).info is connection.info
+        connection.invalidate()
+        assert _sqla.pooled(connection) is None
+    assert _sqla.pooled(connection) is None
+
+
+def test_rows_that_were_fetched_are_discarded(engine: sa.Engine, user: Any) -> None:
+    """After `_sqla.discard_rows` the result is that of an UPDATE without RETURNING, with its count."""
+
+    def fetch(cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
+        cursor.execute(f"{sql} RETURNING id", parameters)
+        assert cursor.fetchall() == [(1,)]
+        _sqla.discard_rows(context)
+        return True
+
+    with engine.begin() as connection:
+        sa.event.listen(engine, "do_execute", fetch)
+        result = connection.execute(sa.update(user.__table__).where(user.__table__.c.id == 1).values(name="eve"))
+        sa.event.remove(engine, "do_execute", fetch)
+        assert not result.returns_rows
+        assert result.rowcount == 1
+
+
 def materializer(user: Any, **values: str) -> Any:
     made = _instances.materializer(
         user.__mapper__, {"id": "c0", "name": "c1", **values}, ["id"], missing=[], names={"upper": str.upper}

@@ -1,15 +1,26 @@
 """The checker: each read must be what the database would have shown at some moment during that read.
 
 The database numbers the versions of a key in the order of their commits. Version i became visible at some moment
-between *low*, when its COMMIT was sent, and *high*, when that came back. Reads that went to the database narrow this:
-it was visible at the end of a read that found it, and not yet at the start of one that found the version before; so
-something is known of COMMITs, too, that never came back. A later version is visible later, so `low` is made a running
-maximum and `high` a running minimum from the end; each moment between is then possible. A read from *start* to *end* of
-version i is right if version i may have been visible at its end, `low[i] <= end`, and version i + 1 not surely before
-its start, `high[i + 1] >= start`. That every single read is right does not make two of them fit together: a read that
-begins after another one ended must not see an older version (non-monotonic), whoever made them.
+between *low*, when its COMMIT was sent, and *high*, when that came back. A later version is visible later, so `low` is
+made a running maximum and `high` a running minimum from the end; each moment between is then possible. A read from
+*start* to *end* of version i is right if version i may have been visible at its end, `low[i] <= end`, and version i + 1
+not surely before its start, `high[i + 1] >= start`. A read that found no row is right if some deletion is right for it.
+A key whose first version was not there from the beginning was no row before: that counts as its first deletion.
 
-O(n log n): one sort by key, one binary search per read. Reads come in any order; see `check` for the memory.
+A read is evidence for others. Who saw version i proves that it was visible at their end, `high[i] <= end`, and that
+version i + 1 was not yet at their start, `low[i + 1] >= start`. Who found no row saw a deletion, and does not say which
+one. They prove what all deletions have in common that may explain it: the first of these was visible at their end, and
+what follows the last of these was not yet visible at their start. Which deletions these are is told by the commits and
+by reads of rows. One pass is enough: an absence whose last deletion another absence rules out would move on to the one
+before; but what follows that one has a later bound already, by the absence that ruled the other out. The same goes for
+the first deletions.
+
+Reads that went to the database are trusted, so they narrow the bounds of the commits first: something is known of
+COMMITs, too, that never came back. Reads outside these bounds are stale or in the future. That every single read is
+right does not make all of them fit together: a read must not show something older than what reads that ended before it
+began have proven (non-monotonic), whoever made them. If no read is wrong, one order of events explains all of them.
+
+O(n log n): one sort by key, a few binary searches per read. Reads come in any order; see `check` for the memory.
 """
 
 from __future__ import annotations
@@ -34,6 +45,8 @@ VERSION = np.dtype([
     ("high", "<i8"),
 ])  # fmt: skip
 """One committed version of a key. `gone`: the row was deleted. Its number is the higher one of `a` and `b`."""
+NOTHING = np.array([(0, 0, 0, 0, 0, True, BEFORE, BEFORE)], VERSION)
+"""Before the first version of a key, where that was not there before the first read: no row, as after a deletion."""
 EVIDENCE = 50
 """How many violations of each kind are kept with their evidence."""
 
@@ -62,8 +75,9 @@ class Violation:
 
     def __str__(self) -> str:
         return (
-            f"{self.kind.value}: key {self.key}, read from the {self.source.name.lower()} at [{self.read[0]}, {self.read[1]}]"
-            f" saw {self.saw}, {self.by / 1e6:.3f} ms beyond what is right: {self.evidence}"
+            f"{self.kind.value}: key {self.key}, read from the {self.source.name.lower()} at"
+            f" [{self.read[0]}, {self.read[1]}] saw {self.saw}, {self.by / 1e6:.3f} ms beyond what is right:"
+            f" {self.evidence}"
         )
 
 
@@ -101,7 +115,7 @@ class Findings:
 
 
 def check(versions: np.ndarray, reads: np.ndarray) -> Findings:
-    """Check *reads* against all *versions* (sorted by key and number). Needs a few times the memory of its arguments."""
+    """Check *reads* against all *versions* (sorted by key and number). Takes a few times their memory."""
     findings = Findings(len(reads), int(np.count_nonzero(reads["source"] != Source.DATABASE)))
     order = np.argsort(reads["key"], kind="stable")
     for key, some in _by_key(reads[order]):
@@ -118,13 +132,9 @@ def _by_key(reads: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def check_key(versions: np.ndarray, reads: np.ndarray) -> list[Violation]:
     """Check the *reads* of one key against its *versions*, in order."""
-    return _Key(versions, reads).violations() if len(versions) else _of_no_row(reads)
-
-
-def _of_no_row(reads: np.ndarray) -> list[Violation]:
-    """Check the *reads* of a key that never had a row."""
-    seen = reads[np.maximum(reads["a"], reads["b"]) > 0]
-    return [_violation(read, Kind.DIRTY, 0, "no transaction ever wrote this key") for read in seen]
+    if not len(versions) or versions["high"][0] > BEFORE:
+        versions = np.concatenate([NOTHING, versions])
+    return _Key(versions, reads).violations()
 
 
 def _violation(read: np.ndarray, kind: Kind, by: np.int64 | int, evidence: str) -> Violation:
@@ -136,77 +146,83 @@ class _Key:
     def __init__(self, versions: np.ndarray, reads: np.ndarray) -> None:
         self.versions, self.reads = versions, reads
         self.number = np.maximum(reads["a"], reads["b"])
-        self.absent = self.number == 0
         self.index = np.minimum(np.searchsorted(versions["version"], self.number), len(versions) - 1)
         self.known = self._known()
-        low, high = np.maximum.accumulate(versions["low"]), self._proven(versions["high"], np.zeros(len(reads), bool))
-        self.future, stale = self._outside(low, high)
-        database = self.known & ~self.future & ~stale & (reads["source"] == Source.DATABASE)
-        self.low = self._not_before(low, database)
-        self.high = self._proven(high[:-1], database)
-        self.future, self.stale = self._outside(self.low, self.high)
-        self.seen = self._proven(np.full(len(versions), NEVER), self.known & ~self.future)
-
-    def _outside(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which reads ended before their version was visible, and which began after the next one was."""
-        future = self.known & (self.reads["end"] < low[self.index])
-        return future, self.known & ~future & (self.reads["start"] > high[self.index + 1])
-
-    def _not_before(self, low: np.ndarray, witnesses: np.ndarray) -> np.ndarray:
-        """Return when each version was visible at the earliest, by *low* and by *witnesses*, who saw the one before."""
-        shown = np.append(low, BEFORE)
-        np.maximum.at(shown, self.index[witnesses] + 1, self.reads["start"][witnesses])
-        return np.maximum.accumulate(shown[:-1])
+        self.absent = np.flatnonzero(self.number == 0)
+        self.deleted = np.flatnonzero(versions["gone"])
+        # One version more than there are, which is never visible: so each one has a version that follows.
+        self.low = np.maximum.accumulate(np.append(versions["low"], NEVER))
+        self.high = _least_from_here(np.append(versions["high"], NEVER))
+        self._trust(reads["source"] == Source.DATABASE)
+        self.future, self.stale = self._outside()
+        self.seen = self._seen()
 
     def _known(self) -> np.ndarray:
         found = self.versions[self.index]
         same = (found["a"] == self.reads["a"]) & (found["b"] == self.reads["b"]) & ~found["gone"]
         same &= (found["note"] == self.reads["note"]) | (self.reads["note"] == NOT_READ)
-        return same & (found["version"] == self.number) & ~self.absent
+        return same & (found["version"] == self.number)
 
-    def _proven(self, high: np.ndarray, witnesses: np.ndarray) -> np.ndarray:
-        """Return when each version was surely visible, by *high* and by the *witnesses* among the reads, and NEVER."""
-        proven = np.append(high, NEVER)
-        np.minimum.at(proven, self.index[witnesses], self.reads["end"][witnesses])
-        return np.minimum.accumulate(proven[::-1])[::-1]
+    def _outside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which reads ended before their version was visible, and which began after the next one was."""
+        future = self.known & (self.reads["end"] < self.low[self.index])
+        return future, self.known & ~future & (self.reads["start"] > self.high[self.index + 1])
+
+    def _deletions(self, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first and the last deletion that may explain each absence, as places in `deleted`.
+
+        The first is not surely over at the start. The last may have been visible at the end. Where the first comes
+        after the last there is none.
+        """
+        first = np.searchsorted(high[self.deleted + 1], self.reads["start"][self.absent], side="left")
+        last = np.searchsorted(self.low[self.deleted], self.reads["end"][self.absent], side="right") - 1
+        return first, last
+
+    def _trust(self, database: np.ndarray) -> None:
+        """Narrow the bounds by what reads of the *database* saw, those that are right by the bounds of the commits."""
+        future, stale = self._outside()
+        start, end = self.reads["start"], self.reads["end"]
+        rows = self.known & ~future & ~stale & database
+        self.low = _not_before(self.low, self.index[rows] + 1, start[rows])
+        self.high = _visible_by(self.high, self.index[rows], end[rows])
+        first, last = self._deletions(self.high)
+        proven = (first <= last) & database[self.absent]
+        absent = self.absent[proven]
+        self.low = _not_before(self.low, self.deleted[last[proven]] + 1, start[absent])
+        self.high = _visible_by(self.high, self.deleted[first[proven]], end[absent])
+
+    def _seen(self) -> np.ndarray:
+        """Return by when each version was surely visible, by all reads, those of caches, too."""
+        rows = self.known & ~self.future
+        seen = _visible_by(self.high, self.index[rows], self.reads["end"][rows])
+        first, last = self._deletions(seen)
+        proven = first <= last
+        return _visible_by(seen, self.deleted[first[proven]], self.reads["end"][self.absent[proven]])
 
     def violations(self) -> list[Violation]:
         """Return one violation for each read that is wrong."""
-        present = self.known & ~self.future
-        older = present & ~self.stale & (self.reads["start"] > self.seen[self.index + 1])
-        found = [self._dirty(at) for at in np.flatnonzero(~self.known & ~self.absent)]
-        found += [self._future(at) for at in np.flatnonzero(self.future)]
-        found += [self._late(at, Kind.STALE, self.high) for at in np.flatnonzero(self.stale)]
-        found += [self._late(at, Kind.NON_MONOTONIC, self.seen) for at in np.flatnonzero(older)]
-        absent = np.flatnonzero(self.absent)
-        return found + self._absences(absent) if len(absent) else found
+        older = self.known & ~self.future & ~self.stale & (self.reads["start"] > self.seen[self.index + 1])
+        found = [self._dirty(at) for at in np.flatnonzero(~self.known & (self.number > 0))]
+        found += [self._future(at, self.index[at]) for at in np.flatnonzero(self.future)]
+        found += [self._late(at, self.index[at], Kind.STALE, self.high) for at in np.flatnonzero(self.stale)]
+        found += [self._late(at, self.index[at], Kind.NON_MONOTONIC, self.seen) for at in np.flatnonzero(older)]
+        return found + self._absences()
 
-    # --- reads that found no row: right if any version that may have been there was a deletion ---
-
-    def _absences(self, absent: np.ndarray) -> list[Violation]:
-        gone = np.append(0, np.cumsum(self.versions["gone"]))
-        start, end = self.reads["start"][absent], self.reads["end"][absent]
-        last = np.searchsorted(self.low, end, side="right")
-        # Version i is over when version i + 1 is surely visible; the first that is not over at *start*.
-        first = np.searchsorted(self.high[1:], start, side="left")
-        sure = np.searchsorted(np.minimum(self.high, self.seen)[1:], start, side="left")
-        wrong = gone[last] - gone[np.minimum(first, last)] == 0
-        older = ~wrong & (gone[last] - gone[np.minimum(sure, last)] == 0)
-        found = [self._no_row(at, int(f)) for at, f in zip(absent[wrong], first[wrong], strict=True)]
+    def _absences(self) -> list[Violation]:
+        first, last = self._deletions(self.high)
+        sure, _ = self._deletions(self.seen)
+        wrong, older = np.flatnonzero(first > last), np.flatnonzero((first <= last) & (sure > last))
+        found = [self._no_row(self.absent[n], first[n]) for n in wrong]
         return found + [
-            self._violation(at, Kind.NON_MONOTONIC, start[n] - self.seen[sure[n]], "an earlier read saw a later row")
-            for n, at in zip(np.flatnonzero(older), absent[older], strict=True)
+            self._late(self.absent[n], self.deleted[sure[n] - 1], Kind.NON_MONOTONIC, self.seen) for n in older
         ]
 
     def _no_row(self, at: int, first: int) -> Violation:
-        deleted = np.flatnonzero(self.versions["gone"])
-        before = deleted[deleted < first]
-        if len(before):
-            self.index[at] = before[-1]
-            return self._late(at, Kind.STALE, self.high)
-        if len(deleted):
-            self.index[at] = deleted[0]
-            return self._future(at)
+        """Return what is wrong with an absence: the deletions before *first* were over, the others not yet visible."""
+        if first:
+            return self._late(at, self.deleted[first - 1], Kind.STALE, self.high)
+        if len(self.deleted):
+            return self._future(at, self.deleted[0])
         return self._violation(at, Kind.DIRTY, 0, "the row was never deleted")
 
     # --- evidence ---
@@ -214,13 +230,12 @@ class _Key:
     def _dirty(self, at: int) -> Violation:
         return self._violation(at, Kind.DIRTY, 0, "no transaction committed this row")
 
-    def _future(self, at: int) -> Violation:
-        i = self.index[at]
+    def _future(self, at: int, i: int) -> Violation:
         commit = f"the COMMIT of version {self.versions['version'][i]} was sent at {self.low[i]} or later"
         return self._violation(at, Kind.FUTURE, self.low[i] - self.reads["end"][at], commit)
 
-    def _late(self, at: int, kind: Kind, bounds: np.ndarray) -> Violation:
-        following = self.index[at] + 1
+    def _late(self, at: int, i: int, kind: Kind, bounds: np.ndarray) -> Violation:
+        following = i + 1
         since = bounds[following]
         latest = following + int(np.searchsorted(bounds[following:], self.reads["start"][at], side="left")) - 1
         low, high = (int(self.versions[name][following]) for name in ("low", "high"))
@@ -233,6 +248,24 @@ class _Key:
 
     def _violation(self, at: int, kind: Kind, by: np.int64 | int, evidence: str) -> Violation:
         return _violation(self.reads[at], kind, by, evidence)
+
+
+def _not_before(low: np.ndarray, following: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return from when on each version may be visible, by *low* and by who saw at *start* what came before."""
+    bounds = low.copy()
+    np.maximum.at(bounds, following, start)
+    return np.maximum.accumulate(bounds)
+
+
+def _visible_by(high: np.ndarray, index: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return by when each version was surely visible, by *high* and by who had seen version *index* at *end*."""
+    bounds = high.copy()
+    np.minimum.at(bounds, index, end)
+    return _least_from_here(bounds)
+
+
+def _least_from_here(bounds: np.ndarray) -> np.ndarray:
+    return np.minimum.accumulate(bounds[::-1])[::-1]
 
 
 def merged(findings: Iterable[Findings]) -> Findings:

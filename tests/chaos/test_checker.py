@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -130,77 +127,211 @@ def test_keys_are_checked_apart():
     assert (findings.reads, findings.hits, dict(findings.counts)) == (3, 2, {Kind.STALE: 1})
 
 
-# --- brute force ---
+# --- reads that found no row, as evidence ---
+
+GONE = versions((1, False, BEFORE, BEFORE), (2, False, 10, 20), (3, True, 30, 50), (4, False, 60, 80))
+"""Each planted violation lies where both values are right as far as the COMMITs tell."""
+TWICE = versions(
+    (1, False, BEFORE, BEFORE), (2, True, 10, 20), (3, False, 30, 40), (4, True, 50, 60), (5, False, 70, 90)
+)
+UNKNOWN = versions((1, False, BEFORE, BEFORE), (2, True, 10, NEVER), (3, False, 30, NEVER), (4, True, 50, NEVER))
+"""Nobody came back from any COMMIT."""
 
 
-def assignments(versions, reads) -> Iterator[tuple[int, ...]]:
-    """Yield every order of events: the moment at which each version became visible."""
-    ranges = [range(max(0, int(v["low"])), min(MOMENTS, int(v["high"])) + 1) for v in versions]
-    for moments in itertools.product(*ranges):
-        if all(one <= other for one, other in itertools.pairwise(moments)) and all(
-            right(versions, moments, read) or not seen(versions, read) for read in reads if read["source"] == DATABASE
-        ):
-            yield moments
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [
+        ((81, 90, 0, CACHE), Kind.STALE),
+        ((21, 29, 0, CACHE), Kind.FUTURE),
+        ((51, 55, 2, CACHE), Kind.STALE),
+    ],
+)
+def test_an_absence_has_a_time_like_any_other_version(read, kind):
+    """The row was back long since; it was not deleted yet; it was deleted long since."""
+    assert kinds(GONE, reads(read)) == [kind]
 
 
-def seen(versions, read) -> bool:
-    """Tell whether the read shows a row that committed."""
-    return any(not v["gone"] and v["version"] == read["a"] for v in versions)
+def test_a_row_that_rises_from_the_dead_is_found():
+    """Who found no row has proven the deletion, and with it every version before."""
+    assert kinds(GONE, reads((31, 35, 0, CACHE), (36, 40, 2, CACHE))) == [Kind.NON_MONOTONIC]
+    assert kinds(GONE, reads((31, 36, 0, CACHE), (36, 40, 2, CACHE))) == []
+    assert kinds(GONE, reads((31, 35, 0, DATABASE), (36, 40, 2, CACHE))) == [Kind.STALE]
+
+
+def test_an_absence_after_the_row_came_back_is_found():
+    """Each is right by itself."""
+    assert kinds(GONE, reads((61, 65, 4, CACHE), (66, 70, 0, CACHE))) == [Kind.NON_MONOTONIC]
+    assert kinds(GONE, reads((61, 66, 4, CACHE), (66, 70, 0, CACHE))) == []
+    assert kinds(GONE, reads((61, 65, 4, DATABASE), (66, 70, 0, CACHE))) == [Kind.STALE]
+
+
+def test_the_database_without_a_row_proves_what_was_not_yet():
+    """Neither the row's return before that read began, nor the deletion before a read of the row did."""
+    assert kinds(GONE, reads((66, 70, 0, DATABASE), (61, 65, 4, CACHE))) == [Kind.FUTURE]
+    assert kinds(GONE, reads((66, 70, 0, DATABASE), (61, 66, 4, CACHE))) == []
+    assert kinds(GONE, reads((40, 45, 2, DATABASE), (31, 39, 0, CACHE))) == [Kind.FUTURE]
+    assert kinds(GONE, reads((40, 45, 2, DATABASE), (31, 40, 0, CACHE))) == []
+
+
+def test_an_absence_proves_no_more_than_the_first_deletion_that_explains_it():
+    """Of two deletions it may have seen either."""
+    assert kinds(UNKNOWN, reads((60, 65, 0, DATABASE), (70, 75, 3, CACHE))) == []
+    assert kinds(UNKNOWN, reads((60, 65, 0, DATABASE), (70, 75, 1, CACHE))) == [Kind.STALE]
+    assert kinds(UNKNOWN, reads((40, 45, 0, DATABASE), (31, 35, 3, CACHE))) == [Kind.FUTURE]
+
+
+def test_what_is_known_of_other_versions_decides_which_deletion_explains_an_absence():
+    """The first one was over: a row has proven that, or the COMMIT of what followed."""
+    found, after = (52, 55, 3, CACHE), (70, 75, 3, CACHE)
+    assert kinds(UNKNOWN, reads((60, 65, 0, CACHE), after)) == []
+    assert kinds(UNKNOWN, reads(found, (60, 65, 0, CACHE), after)) == [Kind.NON_MONOTONIC]
+    assert kinds(UNKNOWN, reads((52, 55, 3, DATABASE), (60, 65, 0, DATABASE), after)) == [Kind.STALE]
+    assert kinds(TWICE, reads((52, 53, 0, CACHE), (54, 55, 3, CACHE))) == [Kind.NON_MONOTONIC]
+
+
+def test_a_read_that_is_wrong_itself_proves_nothing():
+    """Not even one of the database. Of the absence: one deletion was over, and the other one was not yet."""
+    assert kinds(TWO, reads((30, 31, 1, DATABASE), (25, 28, 2, CACHE))) == [Kind.STALE]
+    assert kinds(TWO, reads((5, 9, 2, DATABASE), (12, 13, 1, CACHE))) == [Kind.FUTURE]
+    assert kinds(TWICE, reads((42, 45, 0, DATABASE), (46, 48, 3, CACHE))) == [Kind.STALE]
+
+
+def test_before_the_first_insert_there_is_no_row():
+    """It ends like a deletion ends, and a key without versions never had a row."""
+    born = versions((1, False, 10, 20))
+    assert kinds(born, reads((5, 9, 0, CACHE), (15, 16, 0, CACHE), (17, 18, 1, CACHE))) == []
+    assert kinds(born, reads((5, 9, 1, CACHE))) == [Kind.FUTURE]
+    assert kinds(born, reads((21, 22, 0, CACHE))) == [Kind.STALE]
+    assert kinds(born, reads((15, 16, 1, CACHE), (17, 18, 0, CACHE))) == [Kind.NON_MONOTONIC]
+    assert kinds(born[:0], reads((5, 9, 0, CACHE), (5, 9, 1, CACHE))) == [Kind.DIRTY]
+
+
+def test_the_evidence_against_an_absence_names_the_commit_that_proves_it():
+    """After the last of the deletions, and since when; or the first deletion, which was yet to come."""
+    (one,) = check_key(TWICE, reads((91, 93, 0, CACHE)))
+    assert (one.kind, one.read, one.saw, one.by) == (Kind.STALE, (91, 93), (0, 0), 1)
+    assert "the COMMIT of version 5 was sent at 70 and came back at 90" in one.evidence
+    (one,) = check_key(TWICE, reads((71, 75, 5, CACHE), (80, 81, 0, CACHE)))
+    assert (one.kind, one.read, one.saw, one.by) == (Kind.NON_MONOTONIC, (80, 81), (0, 0), 5)
+    assert "version 5 was seen or committed by 75" in one.evidence
+    (one,) = check_key(TWICE, reads((5, 8, 0, CACHE)))
+    assert (one.kind, one.by) == (Kind.FUTURE, 2)
+    assert "the COMMIT of version 2 was sent at 10" in one.evidence
+
+
+# --- a database that is right ---
+
+
+@pytest.mark.parametrize("moments", [30, 300, 100_000])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_database_would_have_shown_is_never_called_wrong(moments, seed):
+    """Each read shows the row at one moment during the read; commits and reads lie closely together, or far apart."""
+    assert check_key(*simulated(np.random.default_rng(seed), 60, 400, moments)) == []
+
+
+def simulated(chance, count, amount, moments):
+    """Return *count* versions and *amount* reads of a database that is right; half of the COMMITs never came back."""
+    at = np.sort(chance.integers(1, moments, count))
+    gone = chance.random(count) < 0.4
+    gone[1:] &= ~gone[:-1]
+    gone[0] = False
+    made = np.zeros(count, VERSION)
+    made["key"], made["version"], made["gone"] = 7, np.arange(1, count + 1), gone
+    made["a"] = made["b"] = np.where(gone, 0, made["version"])
+    made["low"] = np.maximum(1, at - chance.integers(0, 2 + moments // 5, count))
+    made["high"] = np.where(chance.random(count) < 0.5, NEVER, at + chance.integers(0, 2 + moments // 5, count))
+    some = np.zeros(amount, READ)
+    moment = chance.integers(1, moments, amount)
+    some["key"], some["source"] = 7, chance.choice(list(Source), amount)
+    some["start"] = np.maximum(1, moment - chance.integers(0, 2 + moments // 20, amount))
+    some["end"] = moment + chance.integers(0, 2 + moments // 20, amount)
+    shown = np.append(0, made["a"])[np.searchsorted(at, moment, side="right")]
+    some["a"] = some["b"] = shown
+    return made, some
+
+
+# --- brute force: the definition, over all moments at which the versions can have become visible ---
+
+
+def orders(versions, reads) -> list[tuple[int, ...]]:
+    """Return every order of events that makes all *reads* right: the moment at which each version became visible."""
+    after = MOMENTS + 1  # not before the last read was over
+    bounds = [(int(one["low"]), min(after, int(one["high"]))) for one in versions]
+    found: list[tuple[int, ...]] = [()]
+    for low, high in bounds:
+        found = [(*some, at) for some in found for at in range(max((low, *some)), high + 1)]
+    return [moments for moments in found if all(right(versions, moments, read) for read in reads)]
 
 
 def right(versions, moments, read) -> bool:
-    """Tell whether there is a moment during the read at which what it saw was the row."""
-    ends = (*moments[1:], 10 * MOMENTS)
+    """Tell whether there is a moment during the read at which what it saw was the row, or at which there was none.
+
+    At the moment of a COMMIT both is right. Before its first version a key has no row.
+    """
+    rows = [0, *(0 if one["gone"] else int(one["version"]) for one in versions)]
+    begins, ends = (-1, *moments), (*moments, 10 * MOMENTS)
     return any(
-        begin <= moment <= end and (version["version"] == read["a"] if not version["gone"] else read["a"] == 0)
-        for version, begin, end in zip(versions, moments, ends, strict=True)
+        row == read["a"] and begin <= moment <= end
+        for row, begin, end in zip(rows, begins, ends, strict=True)
         for moment in range(int(read["start"]), int(read["end"]) + 1)
     )
 
 
+def of(read) -> tuple[tuple[int, int], int, Source]:
+    return (int(read["start"]), int(read["end"])), int(read["a"]), Source(int(read["source"]))
+
+
+def called(versions, reads, *wanted) -> set[tuple[tuple[int, int], int, Source]]:
+    """Return the reads that are said to be of one of the *wanted* kinds."""
+    return {(one.read, one.saw[0], one.source) for one in check_key(versions, reads) if one.kind in wanted}
+
+
 @st.composite
 def histories(draw):
-    rows = [(1, False, BEFORE, BEFORE)]
-    for number in range(2, draw(st.integers(2, 5))):
+    """Draw a few versions, and reads of them that are as often absences as rows; moment 0 is before all reads."""
+    rows = [(1, False, BEFORE, BEFORE)] if draw(st.booleans()) else []
+    for number in range(len(rows) + 1, draw(st.integers(2, 6))):
         low = draw(st.integers(1, MOMENTS))
         high = draw(st.integers(low, MOMENTS) | st.just(int(NEVER)))
-        rows.append((number, draw(st.booleans()) and not rows[-1][1], low, high))
+        rows.append((number, draw(st.booleans()) and bool(rows) and not rows[-1][1], low, high))
     some = []
     for _ in range(draw(st.integers(1, 5))):
-        start = draw(st.integers(0, MOMENTS))
-        some.append(
-            (
-                start,
-                draw(st.integers(start, MOMENTS)),
-                draw(st.integers(0, 5)),
-                draw(st.sampled_from([CACHE, DATABASE])),
-            )
-        )
-    return versions(*rows), reads(*some)
+        start = draw(st.integers(1, MOMENTS))
+        end = draw(st.integers(start, MOMENTS))
+        some.append((start, end, draw(st.just(0) | st.integers(1, 6)), draw(st.sampled_from([CACHE, DATABASE]))))
+    made = versions(*rows)
+    assume(orders(made, []))
+    return made, reads(*some)
 
 
 @given(histories())
 def test_a_read_is_called_wrong_if_no_order_of_events_makes_it_right(history):
-    """Brute force over all moments at which the commits can have become visible, of a handful of reads."""
+    """That is, none in which the database is right."""
     made, some = history
     database = some[some["source"] == DATABASE]
-    assume(not check_key(made, database))  # the database itself is right
-    orders = list(assignments(made, database))
-    assume(orders)
-    wrong = {(one.read, one.saw[0], one.source) for one in check_key(made, some) if one.kind is not Kind.NON_MONOTONIC}
+    possible = orders(made, database)
+    assume(possible)
+    wrong = called(made, some, Kind.STALE, Kind.FUTURE, Kind.DIRTY)
     for read in some:
-        known = (int(read["start"]), int(read["end"])), int(read["a"]), Source(int(read["source"]))
-        possible = any(right(made, moments, read) for moments in orders)
-        assert (known in wrong) == (not possible), (read, made)
+        assert (of(read) in wrong) != any(right(made, moments, read) for moments in possible), (read, made)
+
+
+@given(histories())
+def test_a_read_is_called_non_monotonic_if_it_contradicts_those_that_ended_before_it(history):
+    """That is, none of the orders of events that make the database and these right makes it right as well."""
+    made, some = history
+    assume(orders(made, some[some["source"] == DATABASE]))
+    wrong = called(made, some, Kind.STALE, Kind.FUTURE, Kind.DIRTY)
+    back = called(made, some, Kind.NON_MONOTONIC)
+    assert not wrong & back
+    for read in (read for read in some if of(read) not in wrong):
+        possible = orders(made, some[(some["source"] == DATABASE) | (some["end"] < read["start"])])
+        if possible:
+            assert (of(read) in back) != any(right(made, moments, read) for moments in possible), (read, made)
 
 
 @given(histories())
 def test_reads_that_are_all_called_right_fit_into_one_order_of_events(history):
-    """And where they do not, at least one is called non-monotonic."""
+    """And where they do not, at least one is called wrong."""
     made, some = history
-    some = some[some["a"] > 0]
-    found = kinds(made, some)
-    assume(set(found) <= {Kind.NON_MONOTONIC})
-    assume(list(assignments(made, some[:0])))
-    together = any(all(right(made, moments, read) for read in some) for moments in assignments(made, some[:0]))
-    assert together == (not found)
+    assert bool(orders(made, some)) == (not check_key(made, some))

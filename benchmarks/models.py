@@ -70,6 +70,14 @@ class PlainVersioned(Columns, Plain):
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - the same
 
 
+class Served(Columns, Base):
+    """Read from the cache before it is written: nobody else writes this table, which would leave the entries behind."""
+
+    __tablename__ = "served"
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - the same
+
+
 class Invalidated(Columns, Base):
     __tablename__ = "invalidated"
     __writethrough__ = CachePolicy(on_write=OnWrite.INVALIDATE)
@@ -103,5 +111,5 @@ class Small(Columns, Base):
     __tablename__ = "small"
 
 
-CACHED = [Account, Versioned, ReadBack, Large, Small]
+CACHED = [Account, Versioned, Served, ReadBack, Large, Small]
 """And `Invalidated`, by its marker."""

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.runner import Measured
 
 PACKAGES = ("sqlalchemy", "psycopg", "pymemcache", "dogpile.cache", "msgspec", "advanced-alchemy")
-GOOD, BAD, INK = "#1b7f4b", "#c0392b", "#1f2933"
+GOOD, BAD, PALE, INK = "#1b7f4b", "#c0392b", "#8895a3", "#1f2933"
 
 
 def machine() -> dict[str, Any]:
@@ -63,11 +63,11 @@ def show(measured: Sequence[Measured], surroundings: dict[str, Any]) -> None:
             escape(one.row.what),
             escape(one.row.against),
             f"{_costs(one)[0]:,.0f} / {_costs(one)[1]:,.0f}",
-            f"{one.row.limit:.2f}",
+            "" if one.row.limit is None else f"{one.row.limit:.2f}",
             f"{one.ratio:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{one.undisturbed:.3f}",
-            f"[{colour}]{'PASS' if one.holds else 'over'}[/]",
+            "" if one.row.limit is None else f"[{colour}]{'PASS' if one.holds else 'over'}[/]",
         )
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in surroundings.items()))
@@ -112,10 +112,11 @@ def draw(path: Path, measured: Sequence[Measured]) -> None:
     places = range(len(measured), 0, -1)
     for place, one in zip(places, measured, strict=True):
         low, high = one.interval
-        axes.barh(place, one.ratio, height=0.55, color=GOOD if one.holds else BAD)
+        axes.barh(place, one.ratio, height=0.55, color=PALE if one.row.limit is None else GOOD if one.holds else BAD)
         axes.hlines(place, low, high, color=INK, linewidth=1.5)
-        axes.vlines(one.row.limit, place - 0.4, place + 0.4, color=INK, linewidth=1.5, linestyles=":")
-        axes.text(max(high, one.row.limit) + 0.02, place, f"{one.ratio:.2f}", va="center", color=INK)
+        if one.row.limit is not None:
+            axes.vlines(one.row.limit, place - 0.4, place + 0.4, color=INK, linewidth=1.5, linestyles=":")
+        axes.text(max(high, one.row.limit or 0.0) + 0.02, place, f"{one.ratio:.2f}", va="center", color=INK)
     axes.axvline(1, color="#8895a3", linewidth=1)
     axes.set_yticks(list(places), [f"{one.row.what}\nagainst {one.row.against}" for one in measured], fontsize=7.5)
     axes.set_xlabel("cost as a ratio; 1 is what it is compared with; dotted: at most")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -24,6 +24,7 @@ from benchmarks.models import (
     PlainReadBack,
     PlainVersioned,
     ReadBack,
+    Served,
     Small,
     Uncached,
     Versioned,
@@ -39,6 +40,7 @@ COMMITS = 8
 """Batches of one commit for each batch of reads."""
 
 HIT = "cache.get hit from memcached, with its session"
+OPEN_HIT = "cache.get hit from memcached, session open"
 FROM_POSTGRESQL = "session.get from PostgreSQL, with its session"
 WITHOUT = "the same without the library"
 
@@ -88,7 +90,7 @@ def hits(factory: sessionmaker[Session], read: Callable[[int], Any]) -> Callable
 def rows(stage: Stage, *, large: bool, scale: float = 1.0) -> list[Row]:
     """Return the rows; *scale* shrinks the batches."""
     reads = max(1, int(READS * scale))
-    hit = timed(reading(stage), reads)
+    hit, open_hit = timed(reading(stage), reads), timed(open_read(stage), reads)
     from_postgresql = timed(database_read(stage), reads)
     found = [
         Row(HIT, FROM_POSTGRESQL, 0.14, hit, from_postgresql),
@@ -100,11 +102,11 @@ def rows(stage: Stage, *, large: bool, scale: float = 1.0) -> list[Row]:
             from_postgresql,
         ),
         Row(
-            "cache.get hit from memcached, session open",
+            OPEN_HIT,
             "pymemcache's Client.get of the same entry",
             1.4,
-            timed(open_read(stage), reads),
-            timed(lambda _id: stage.raw.get(stage.key), reads),
+            open_hit,
+            timed(lambda ident: stage.raw.get(stage.keys[ident - 1]), reads),
         ),
         Row(
             "cache.get hit from memory://, with its session",
@@ -118,12 +120,17 @@ def rows(stage: Stage, *, large: bool, scale: float = 1.0) -> list[Row]:
         update(stage, "with on_write=INVALIDATE", Invalidated, PlainInvalidated, 1.15),
         update(stage, "read back before COMMIT", ReadBack, PlainReadBack, 1.30),
         update(stage, "of a model that is not cached", Uncached, Uncached, 1.03),
-        Row(HIT, "a dogpile cache-aside's hit", 0.35, hit, timed(cache_aside(stage), reads)),
+        update(stage, "with version_id_col, and the row from the cache", Served, PlainVersioned, None, served=True),
     ]
-    repository_read = repository(stage)
-    if repository_read is not None:
-        against = "advanced-alchemy's cached repository's hit"
-        found.append(Row(HIT, against, 0.35, hit, timed(repository_read, reads)))
+    for rival, read in (
+        ("a dogpile cache-aside's hit", cache_aside(stage)),
+        ("advanced-alchemy's cached repository's hit", repository(stage)),
+    ):
+        if read is not None:
+            found += [
+                Row(OPEN_HIT, f"{rival}, the same", 0.35, open_hit, timed(in_an_open_session(stage, read), reads)),
+                Row(HIT, f"{rival}, the same", None, hit, timed(in_its_session(stage, read), reads)),
+            ]
     found.append(
         Row(
             "bytes in memcached per row",
@@ -203,7 +210,8 @@ def many(stage: Stage, count: int, limit: float) -> Row:
 
     def selected(idents: list[int]) -> None:
         with stage.plain() as session:
-            session.scalars(select(PlainAccount).where(PlainAccount.id.in_(idents))).all()
+            found = {row.id: row for row in session.scalars(select(PlainAccount).where(PlainAccount.id.in_(idents)))}
+            [found.get(ident) for ident in idents]
 
     with statements(stage.cached) as executed:
         cached(lists[0])
@@ -211,7 +219,7 @@ def many(stage: Stage, count: int, limit: float) -> Row:
         raise RuntimeError(f"get_many needed SQL: {executed[0]}")
     return Row(
         f"cache.get_many of {count:,}",
-        "SELECT ... IN from PostgreSQL",
+        "SELECT ... IN from PostgreSQL, put in order",
         limit,
         timed(cached, 1, lists),
         timed(selected, 1, lists),
@@ -221,7 +229,9 @@ def many(stage: Stage, count: int, limit: float) -> Row:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def writing(factory: sessionmaker[Session], model: type[Any], numbers: Iterator[int]) -> Callable[[int], Any]:
+def writing(
+    factory: sessionmaker[Session], model: type[Any], numbers: Iterator[int], options: Sequence[Any] = ()
+) -> Callable[[int], Any]:
     """Return what selects a row, updates it and commits.
 
     Those that write the same rows share *numbers*: where a row has the value already there is no UPDATE, and nothing
@@ -230,7 +240,7 @@ def writing(factory: sessionmaker[Session], model: type[Any], numbers: Iterator[
 
     def write(ident: int) -> None:
         with factory() as session:
-            row = session.get(model, ident)
+            row = session.get(model, ident, options=options)
             row.name = f"Customer {ident}, {next(numbers)}"
             session.commit()
 
@@ -247,9 +257,16 @@ def writes(writers: Mapping[Callable[[int], Any], sessionmaker[Session]]) -> Non
                 raise RuntimeError(f"not one UPDATE but {executed}")
 
 
-def update(stage: Stage, how: str, model: type[Any], twin: type[Any], limit: float) -> Row:
+def update(
+    stage: Stage, how: str, model: type[Any], twin: type[Any], limit: float | None, *, served: bool = False
+) -> Row:
     numbers = itertools.count()
-    ours, theirs = writing(stage.cached, model, numbers), writing(stage.plain, twin, numbers)
+    ours = writing(stage.cached, model, numbers, [wt.from_cache()] if served else ())
+    theirs = writing(stage.plain, twin, numbers)
+    if served:
+        with stage.cached() as session:
+            stage.cache.get_many(session, model, range(1, ROWS + 1))
+        stage.cache.drain()
     writes({ours: stage.cached, theirs: stage.plain})
     what = f"select one, update it, commit, {how}"
     return Row(what, WITHOUT, limit, timed(ours, 1), timed(theirs, 1), rounds=COMMITS)
@@ -258,23 +275,38 @@ def update(stage: Stage, how: str, model: type[Any], twin: type[Any], limit: flo
 # --- rivals -----------------------------------------------------------------------------------------------------------
 
 
-def cache_aside(stage: Stage) -> Callable[[int], Any]:
+Read = Callable[[Session, int], Any]
+
+
+def in_its_session(stage: Stage, read: Read) -> Callable[[int], Any]:
+    def in_session(ident: int) -> None:
+        with stage.plain() as session:
+            read(session, ident)
+
+    return hits(stage.plain, in_session)
+
+
+def in_an_open_session(stage: Stage, read: Read) -> Callable[[int], Any]:
+    session = stage.plain()
+    stage.at_end(session.close)
+    return hits(stage.plain, lambda ident: read(session, ident))
+
+
+def cache_aside(stage: Stage) -> Read:
     """Return the usual recipe: the pickled entity in a dogpile region, merged into the session without a load."""
 
-    def read(ident: int) -> None:
-        with stage.plain() as session:
+    def read(session: Session, ident: int) -> None:
+        def load() -> Any:
+            found = session.get(PlainAccount, ident)
+            session.expunge(found)
+            return found
 
-            def load() -> Any:
-                found = session.get(PlainAccount, ident)
-                session.expunge(found)
-                return found
+        session.merge(stage.region.get_or_create(f"aside:{ident}", load), load=False)
 
-            session.merge(stage.region.get_or_create(f"aside:{ident}", load), load=False)
-
-    return hits(stage.plain, read)
+    return read
 
 
-def repository(stage: Stage) -> Callable[[int], Any] | None:
+def repository(stage: Stage) -> Read | None:
     """Return a read through advanced-alchemy's cached repository, or None where that is not installed.
 
     It looks into its cache only for instances that it may detach (`auto_expunge`).
@@ -291,8 +323,7 @@ def repository(stage: Stage) -> Callable[[int], Any] | None:
     manager = CacheManager(CacheConfig(backend="dogpile.cache.pymemcache", arguments={"url": stage.address}))
     stage.at_end(lambda: manager.region.backend.client.close())  # noqa: PLW0108 - there is none before the first use
 
-    def read(ident: int) -> None:
-        with stage.plain() as session:
-            Accounts(session=session, cache_manager=manager).get(ident, auto_expunge=True)
+    def read(session: Session, ident: int) -> None:
+        Accounts(session=session, cache_manager=manager).get(ident, auto_expunge=True)
 
-    return hits(stage.plain, read)
+    return read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,8 @@ class Stage:
     in_memory: sessionmaker[Session]
     memory: wt.WriteThroughCache
     raw: pymemcache.Client
-    key: str
-    """Of an `Account`'s entry in memcached."""
+    keys: Sequence[str]
+    """Of the `Account`s' entries in memcached, from the first one."""
     region: CacheRegion
     address: str
     at_end: Callable[[Callable[[], object]], object]
@@ -51,7 +51,7 @@ class Stage:
 
     def entry(self) -> bytes:
         """Return an entry as it lies in memcached."""
-        return self.raw.get(self.key)
+        return self.raw.get(self.keys[0])
 
     def pickled(self) -> bytes:
         """Return the same entity pickled."""
@@ -86,18 +86,18 @@ def set_up(database_url: str, host: str, port: int, *, large: bool) -> Iterator[
                 reader.get_many(session, Account, range(1, ROWS + 1))
             reader.drain()
         yield Stage(
-            plain, cached, cache, in_memory, memory, raw, _key(cached, cache), region, f"{host}:{port}", stack.callback
+            plain, cached, cache, in_memory, memory, raw, _keys(cached, cache), region, f"{host}:{port}", stack.callback
         )
 
 
-def _key(factory: sessionmaker[Session], cache: wt.WriteThroughCache) -> str:
-    """Learn an entry's key from the event of a hit."""
+def _keys(factory: sessionmaker[Session], cache: wt.WriteThroughCache) -> Sequence[str]:
+    """Learn the entries' keys from the event of a hit."""
     told: list[Any] = []
     end = cache.subscribe(told.append)
     with factory() as session:
-        cache.get(session, Account, 1)
+        cache.get_many(session, Account, range(1, ROWS + 1))
     end()
-    return told[0].keys[0]
+    return told[0].keys
 
 
 def _load(engine: Engine, *, large: bool) -> None:

@@ -85,12 +85,17 @@ class Ending:
     def handle_error(self, context: ExceptionContext) -> None:
         """Answer a statement that failed: OR ROLLBACK ended the transaction, or it found the database locked."""
         connection = context.connection
-        if context.statement is None or connection is None or connection.closed or connection.invalidated:
+        if connection is None or connection.closed or connection.invalidated:
             return
         unit = self._core.unit_of(connection)
         if unit is None or unit.is_fresh or unit.phase is not Phase.OPEN:
             return
-        if driver_in_transaction(connection.connection.driver_connection) is False:
+        said = driver_transaction(connection.connection.driver_connection)
+        if said is Transaction.BEGUN:
+            unit.doubted = True
+        elif context.statement is None:
+            return
+        elif said is Transaction.NONE:
             unit.clear()
         elif connection.dialect.name == "sqlite":
             unit.snapshot = True  # it may have been the write that did not get the lock: others still commit

@@ -136,6 +136,7 @@ class Executing:
 
     def _roll_back_to(self, unit: Unit, name: str) -> None:
         unit.rollback_to(name)
+        unit.doubted = False  # it succeeds, or is doubted again
         work = self._work_on(unit)
         if work is not None:
             work.flushing = False  # a flush that failed has no end of its own

@@ -29,6 +29,8 @@ def announce(core: Core, connection: Connection | None, unit: Unit) -> None:
     The tombstones are on their way while rows are read back. Raises `CacheUnavailableError`, or what the database says
     to the reading back; then nothing is left announced and the caller rolls back.
     """
+    if unit.doubted:
+        unit.forget_values()  # what is a COMMIT here may be a ROLLBACK there: absent is right after both
     announcement = core.cache.announce(_claims(unit))
     try:
         if connection is not None:

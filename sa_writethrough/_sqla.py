@@ -38,6 +38,7 @@ __all__ = [
     "entity_result",
     "executes_alone",
     "flushes_first",
+    "has_cycles",
     "has_prefixes",
     "has_returning",
     "identity_class",
@@ -96,6 +97,11 @@ def ends_transaction(session: Session, connection: Connection) -> bool:
     begun = {} if session._transaction is None else session._transaction._connections
     entry = begun.get(connection)
     return entry is not None and entry[2] and entry[1] is connection.get_transaction()
+
+
+def has_cycles(flush_context: Any) -> bool:
+    """Tell whether a flush wrote instances in turns, those of one mapper too: some of them depend on each other."""
+    return bool(flush_context.cycles)
 
 
 def attach(state: InstanceState[Any], key: Any, session_id: int, identity_map: Any) -> None:

@@ -31,6 +31,8 @@ class Bulk:
         """Execute a bulk statement so that its rows are known, or return None to let SQLAlchemy go on."""
         if not (state.is_update or state.is_delete) or state.is_executemany:
             return None
+        if state.session.connection_callable is not None:
+            return None  # horizontal shards: it may be executed in several
         mapper = state.bind_mapper
         family = None if mapper is None else self._core.entities.family_of(mapper)
         if family is None or mapper is None:

@@ -259,15 +259,18 @@ class Entities:
 
     def _find_cascades(self) -> dict[TableName, list[Family]]:
         """Follow ON DELETE and ON UPDATE actions through every table of the families' metadata, to any depth."""
-        children: dict[tuple[str, TableName], set[TableName]] = {}
+        children: dict[tuple[str, TableName], set[tuple[str, TableName]]] = {}
         self._cascading = {}
         for metadata in self._metadatas():
             for table in metadata.tables.values():
                 for constraint in table.foreign_key_constraints:
                     parent = table_name(constraint.referred_table)
                     for verb, action in (("delete", constraint.ondelete), ("update", constraint.onupdate)):
-                        if (action or "").upper() in {"CASCADE", "SET NULL", "SET DEFAULT"}:
-                            children.setdefault((verb, parent), set()).add(table_name(table))
+                        how = (action or "").upper()
+                        if how in {"CASCADE", "SET NULL", "SET DEFAULT"}:
+                            # A child whose reference is emptied is updated, whatever happened to its parent.
+                            done = verb if how == "CASCADE" else "update"
+                            children.setdefault((verb, parent), set()).add((done, table_name(table)))
                             if verb == "update":
                                 referred = self._cascading.setdefault(parent, set())
                                 referred.update(
@@ -275,13 +278,13 @@ class Entities:
                                 )
         reached: dict[TableName, list[Family]] = {}
         for verb, parent in children:
-            found: set[TableName] = set()
-            waiting = [parent]
+            found: set[tuple[str, TableName]] = set()
+            waiting = [(verb, parent)]
             while waiting:
-                for child in children.get((verb, waiting.pop()), set()) - found:
+                for child in children.get(waiting.pop(), set()) - found:
                     found.add(child)
                     waiting.append(child)
-            families = [family for child in found for family in self.families_of_table(child)]
+            families = [family for _, child in found for family in self.families_of_table(child)]
             reached[verb + ":" + (parent[0] or ""), parent[1]] = list(dict.fromkeys(families))
         return reached
 

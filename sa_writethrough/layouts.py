@@ -51,6 +51,8 @@ class Layout:
         self.columns: tuple[CachedColumn, ...] = tuple(column_of(p.columns[0], dialect) for p in cached)
         self.sources = tuple(p.columns[0] for p in cached)
         self.names: tuple[str, ...] = tuple(p.key for p in cached)
+        self.shares_columns = any(mapper.get_property_by_column(p.columns[0]) is not p for p in cached)
+        """Whether two attributes are of one column: then only one of them is written."""
         indexes = [self.names.index(mapper.get_property_by_column(c).key) for c in mapper.primary_key]
         self.identity = _identity_reader(self.columns, indexes)
         self.codec = RowCodec([c.field for c in self.columns], self._fingerprint(), policy.secret)

@@ -58,11 +58,15 @@ class Routing:
         execution_options: Mapping[str, Any] | None = None,
     ) -> Route | None:
         """Return how *session* may read this family's entries now, or None where it must read the database."""
-        bind = _sqla.plain_bind(session) or session.get_bind(**(bind_arguments or {"mapper": family.base}))
+        bind = _sqla.plain_bind(session)
+        if not bind:
+            if session.connection_callable is not None:
+                return None  # horizontal shards: which of them is the instance's, only its session knows
+            bind = session.get_bind(**(bind_arguments or {"mapper": family.base}))
         work = self._core.work_of(session)
         if work is None and (not execution_options or "schema_translate_map" not in execution_options):
             try:
-                return self._idle[bind][family]  # type: ignore[index]  # a Connection is never found
+                return self._idle[bind][family]
             except KeyError:  # the first time, or a Connection
                 pass
         return self._found(session, family, bind, bind_arguments, execution_options or NO_OPTIONS)

@@ -173,10 +173,12 @@ def execute(database: Database, client: int, statement: Statement, *, repeatable
 
 
 def orphan(database: Database, client: int, *, committing: bool) -> Database:
-    """Return what is left when a client is gone: its transaction stays until the server notices."""
+    """Return what is left when a client is gone: its transaction, if it holds anything, until the server notices."""
     transaction = database.open[client]
     if transaction is None:
         return database
+    if not any(frame.writes or frame.exclusive or frame.shared for frame in transaction.frames):
+        return database._replace(open=_put(database.open, client, None))
     left = Orphan(transaction, committing and not transaction.failed)
     orphans = tuple(sorted((*database.orphans, left), key=repr))
     return database._replace(open=_put(database.open, client, None), orphans=orphans)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sa_writethrough.coherence import Announce, AnnounceEpoch, Change, Evict, Fill, Lease, Publish, Retract, Tombstone
 from tests.exploration import database as db
+from tests.exploration.losses import Loss
 from tests.exploration.remote import Look, Message, row_of
 from tests.exploration.runs import Done, ExploredToken
 from tests.exploration.search import Step
@@ -38,23 +39,22 @@ def _sentence(world: World, move: Move, before: State) -> str:  # noqa: PLR0911 
         case "cut", statement:
             return f"{name} loses its connection in {sql(statement)}"
         case "kill", _:
-            return f"{name} dies; the database has not noticed yet"
-        case (("deliver" | "look" | "timeout"), Message(what=what)):
-            done = {
-                "deliver": f"store: {name} {_what(world, what)}",
-                "look": f"store: {name} is told the epoch, to {_what(world, what)}",
-                "timeout": f"{name} waits no longer for its answer to {_what(world, what)}",
-            }
-            return done[move.kind]
+            return f"{name} is dead: the database notices, and rolls back"
+        case "timeout", Message(what=what):
+            return f"{name} waits no longer for its answer to {_what(world, what)}"
+        case "deliver", (Message(what=what), Loss() as loss):
+            return f"store: {_lost(loss)}{name} {_what(world, what)}"
+        case "look", (Message(what=what), Loss() as loss):
+            return f"store: {_lost(loss)}{name} is told the epoch, to {_what(world, what)}"
         case "orphan commits", place:
             return f"database: the COMMIT without a client is applied ({_orphan(world, before, place)})"
         case "orphan rolls back", place:
             return f"database: the transaction without a client is rolled back ({_orphan(world, before, place)})"
-        case "lose", key:
-            return f"store: the entry of row {row_of(key) + 1} is lost"
-        case "restart", _:
-            return "store: restarts, empty"
     raise AssertionError(move)
+
+
+def _lost(loss: Loss) -> str:
+    return "" if loss is Loss.NOTHING else f"{loss.value}; "
 
 
 def _ended(world: World, index: int, state: State) -> str | None:

@@ -38,6 +38,8 @@ from tests.exploration.runs import Await, ExploredToken, Read, Sent, ask, curren
 
 FAILED = "failed"
 """The answer to a message that nobody answered."""
+NOBODY = -1
+"""The owner of a message whose sender does not matter any more."""
 
 
 # --- the near end -----------------------------------------------------------------------------------------------------
@@ -210,12 +212,12 @@ def deliver(contents: Contents, message: Message) -> Delivered:
     if isinstance(what, Announce):
         token = replace(token, generation=_generation(contents, message))
     state, outcome = coherence.after(entry.state, what, token)
+    if state is entry.state:
+        return contents, outcome
     if isinstance(state, Value) and isinstance(what.token, ExploredToken):  # type: ignore[union-attr]  # only such changes make one
         generation = what.token.generation  # type: ignore[union-attr]  # the same
         state = ABSENT if generation is None else state
         return contents.with_entry(Entry(what.key, state, generation)), outcome
-    if state is entry.state:
-        return contents, outcome
     return contents.with_entry(Entry(what.key, state, None)), _own(outcome)
 
 
@@ -249,6 +251,11 @@ def _change_epoch(contents: Contents, change: Change, message: Message) -> Deliv
 def lose(contents: Contents, key: str) -> Contents:
     """Return the contents without one entry."""
     return contents.with_entry(Entry(key, ABSENT, None))
+
+
+def lose_epoch(contents: Contents, key: str) -> Contents:
+    """Return the contents without an epoch: whoever looks at it next makes another one, which is open."""
+    return contents.with_epoch(Epoch(key, contents.epoch(key).generation + 1, None))
 
 
 def restart(contents: Contents) -> Contents:
@@ -285,7 +292,7 @@ def renamed(value: Any, names: tuple[int, ...]) -> Any:  # noqa: PLR0911 - one r
         case ExploredToken(owner=int(owner)):
             return replace(value, owner=names[owner])
         case Message(owner=owner, what=what):
-            return value._replace(owner=names[owner], what=renamed(what, names))
+            return value._replace(owner=owner if owner == NOBODY else names[owner], what=renamed(what, names))
         case Entry(_, state, _):
             return value._replace(state=renamed(state, names))
         case Epoch(_, _, closed):

@@ -28,7 +28,7 @@ class Scenario:
     """Actors on rows of one table, which have these columns a and b at first (None: there is no such row).
 
     short, full, deep: the budgets (losses, kills, timeouts, cuts) of the three depths.
-    restarts: a loss may also be a restart of the store, which ends every epoch.
+    restarts: a loss may also be a restart of the store, which ends every epoch and empties it at once.
     pipelined: a message looks at its epoch at one moment, and at its entry at a later one.
     lossless: the store loses values alone, and fills are not verified, as in the in-process store on SQLite.
     """
@@ -133,16 +133,16 @@ _add(
     "two readers; one row.",
     cast(W=p.writes(a=1), L=p.changes(b=2), R=(2, p.reads(1))),
     short=(1, 0, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "3w1r",
     "Three writers and a reader; one row.",
     cast(W=p.writes(a=1), X=p.writes(b=2), Y=p.writes(a=3), R=p.reads(1)),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "savepoint rolled back",
@@ -151,8 +151,8 @@ _add(
     cast(S=p.writes_two_with_savepoint(release=False), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
-    full=(1, 1, 0, 0),
-    deep=(2, 1, 1, 0),
+    full=(1, 1, 1, 1),
+    deep=(2, 1, 1, 1),
 )
 _add(
     "savepoint released",
@@ -160,16 +160,16 @@ _add(
     cast(S=p.writes_two_with_savepoint(release=True), X=p.writes(2, a=7), M=p.reads(1, 2), R=p.reads(2)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
-    full=(1, 0, 0, 0),
-    deep=(1, 1, 1, 0),
+    full=(1, 1, 1, 1),
+    deep=(2, 1, 1, 1),
 )
 _add(
     "delete and insert",
     "One process deletes a row and inserts it again, in two transactions on one connection; two readers.",
     cast(D=p.one_after_another(p.deletes(1), p.inserts(1, 3, 4)), R=(2, p.reads(1))),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "insert against delete",
@@ -177,48 +177,48 @@ _add(
     cast(I=p.inserts(1, 1, 1), J=p.inserts(1, 2, 2), D=p.deletes(1), R=p.one_after_another(p.reads(1), p.reads(1))),
     rows=(None,),
     short=(0, 1, 0, 0),
-    full=(1, 1, 0, 1),
-    deep=(2, 1, 1, 1),
+    full=(1, 1, 1, 1),
+    deep=(2, 1, 1, 2),
 )
 _add(
     "unknown commit",
     "A writer that loses its connection in COMMIT and tries again with another value; another writer, and a reader.",
     cast(W=p.one_after_another(p.writes(a=1), p.writes(a=2)), X=p.writes(b=3), R=p.reads(1)),
     short=(1, 0, 0, 1),
-    full=(1, 1, 0, 1),
-    deep=(2, 1, 1, 2),
+    full=(1, 1, 1, 2),
+    deep=(2, 1, 2, 2),
 )
 _add(
     "unanswered store",
     "A store that answers late or never: an unacknowledged announcement, a lease that nobody knows of.",
     cast(W=p.writes(a=1), L=p.changes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
     short=(0, 0, 1, 0),
-    full=(1, 0, 2, 0),
-    deep=(2, 1, 2, 0),
+    full=(1, 1, 2, 1),
+    deep=(2, 1, 2, 1),
 )
 _add(
     "rolled back",
     "A writer that rolls back, one that commits, a reader that reads twice.",
     cast(B=p.writes_and_rolls_back(a=1), W=p.writes(b=2), R=p.one_after_another(p.reads(1), p.reads(1))),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "outer transaction",
     "A session that commits inside somebody else's transaction, which is rolled back; a writer, and a reader.",
     cast(O=p.writes_inside_outer_transaction(a=1), W=p.writes(b=2), R=p.reads(1)),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "own writes",
     "A session that reads, inside its transaction, what it wrote; a writer, and a reader.",
     cast(O=p.writes_and_reads_back(a=1), W=p.writes(b=2), R=p.reads(1)),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "repeatable read",
@@ -226,8 +226,8 @@ _add(
     cast(S=p.repeatable(p.reads_late_in_transaction(2, 1)), W=p.writes(a=1), X=p.writes(b=2), R=p.reads(1)),
     rows=((0, 0), (0, 0)),
     short=(1, 0, 0, 0),
-    full=(2, 1, 0, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "late in a transaction",
@@ -235,8 +235,8 @@ _add(
     cast(S=p.reads_late_in_transaction(2, 1), W=p.writes(a=1), L=p.changes(b=2), R=p.reads(1)),
     rows=((0, 0), (0, 0)),
     short=(0, 0, 0, 0),
-    full=(2, 1, 0, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 1, 2, 1),
 )
 _add(
     "unnamed rows",
@@ -246,24 +246,24 @@ _add(
     restarts=True,
     pipelined=True,
     short=(0, 1, 0, 0),
-    full=(1, 1, 0, 0),
-    deep=(2, 1, 1, 0),
+    full=(1, 1, 1, 1),
+    deep=(2, 1, 1, 1),
 )
 _add(
     "rolling deploy",
     "A writer and a reader of the older version of a model, which knows one column less, beside one of each of the new.",
     cast(W=p.writes(b=1), R=p.reads(1), V=p.old(p.writes(a=2)), Q=p.old(p.reads(1))),
     short=(0, 0, 0, 0),
-    full=(1, 1, 0, 0),
-    deep=(2, 1, 1, 0),
+    full=(1, 1, 1, 1),
+    deep=(2, 1, 1, 1),
 )
 _add(
     "eviction",
     "An operator evicts the row; a writer, and two readers.",
     cast(E=p.evicts(1), W=p.writes(a=1), R=(2, p.reads(1))),
     short=(1, 1, 0, 0),
-    full=(2, 1, 1, 0),
-    deep=(2, 1, 1, 1),
+    full=(2, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )
 _add(
     "store that keeps tombstones",
@@ -272,6 +272,6 @@ _add(
     cast(W=p.writes(a=1), L=p.changes(b=2), E=p.evicts(1), R=p.reads(1)),
     lossless=True,
     short=(0, 1, 0, 0),
-    full=(1, 1, 1, 0),
-    deep=(1, 1, 1, 1),
+    full=(1, 1, 1, 1),
+    deep=(2, 2, 2, 2),
 )

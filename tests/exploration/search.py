@@ -1,6 +1,8 @@
 """The search: every state that a world can reach, breadth first, so that the first violation is one of the shortest.
 
-Identical actors may change places: of states that differ in that alone one is kept.
+Identical actors may change places: of states that differ in that alone one is kept. So it is of states that differ in
+what no longer matters (`sameness`), and of those that differ in the faults left alone the ones that cover the others:
+whatever can happen with fewer can happen with more.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, permutations
+from itertools import islice, permutations, product
 from typing import Any, NamedTuple
 
 from tests.exploration import remote
+from tests.exploration.sameness import Sameness
 from tests.exploration.scenarios import Scenario
-from tests.exploration.states import ACTORS, BUDGET, DATABASE, MESSAGES, STORE, Budget, Move, State, in_order
+from tests.exploration.states import ACTORS, BUDGET, DATABASE, FAULTS, MESSAGES, STORE, Budget, Move, State, in_order
 from tests.exploration.world import World
 
 __all__ = ["Result", "Step", "explore", "replay"]
@@ -72,50 +75,56 @@ def replay(world: World, choices: Sequence[int]) -> tuple[list[Step], str | None
 
 
 class _Search:
+    """One search. A state is known by its parts but for the budget: with more faults left it covers the one with less."""
+
     def __init__(self, world: World) -> None:
         self._world = world
+        self._sameness = Sameness(world)
         self._symmetries = list(_symmetries(world.scenario))
         self._memo: dict[Any, Any] = {}
+        # By the number of a budget: the numbers of those that it covers, itself included, as bits.
+        self._covered = list(_covered(world))
+        # Of every state that was explored: what it is known by, its budget, and the state that it was reached from.
+        self._known: list[int] = []
+        self._budgets = array("I")
+        self._parents = array("I")
 
     def run(self, seconds: float | None) -> Result:
         world, began = self._world, time.monotonic()
         result = Result(world.scenario.name, world.budget)
-        first = world.first()
-        packed, first = self._canonical(first)
-        numbers = {packed: 0}
-        parents = array("I", [0])
-        layer: list[tuple[int, State]] = [(0, first)]
+        packed, first = self._canonical(world.first())
+        seen = {packed: self._covered[first[BUDGET]]}
+        layer = [(self._number(packed, first, 0), first)]
         while layer:
             result.depth += 1
             following: list[tuple[int, State]] = []
             for number, state in layer:
                 stuck = True
-                for _, reached, wrong_move in world.moves(state):
-                    stuck = False
+                for move, reached, wrong_move in world.moves(state):
+                    stuck = stuck and move.kind in FAULTS
                     result.transitions += 1
                     packed, canonical = self._canonical(reached)
-                    if wrong_move is None and packed in numbers:
+                    budgets = seen.get(packed, 0)
+                    if wrong_move is None and budgets >> canonical[BUDGET] & 1:
                         continue
+                    following.append((self._number(packed, canonical, number), canonical))
                     wrong = wrong_move or world.wrong(canonical)
                     if wrong is not None:
-                        path = [*self._path(numbers, parents, number), packed]
-                        return self._ended(result, began, len(numbers) + 1, wrong, path)
-                    numbers[packed] = len(parents)
-                    following.append((len(parents), canonical))
-                    parents.append(number)
+                        return self._ended(result, began, wrong, following[-1][0])
+                    seen[packed] = budgets | self._covered[canonical[BUDGET]]
                 if stuck and (wrong := world.stuck(state)) is not None:
-                    return self._ended(result, began, len(numbers), wrong, self._path(numbers, parents, number))
+                    return self._ended(result, began, wrong, number)
             if seconds is not None and time.monotonic() - began > seconds and following:
                 result.complete = False
                 break
             layer = following
-        return self._ended(result, began, len(numbers), None, [])
+        return self._ended(result, began, None, 0)
 
-    def _ended(self, result: Result, began: float, states: int, wrong: str | None, path: list[int]) -> Result:
+    def _ended(self, result: Result, began: float, wrong: str | None, last: int) -> Result:
         world = self._world
-        result.states, result.violation = states, wrong
+        result.states, result.violation = len(self._known), wrong
         result.hits, result.reads = world.hits, world.reads
-        result.schedule = self._schedule(path, wrong)
+        result.schedule = self._schedule(self._path(last), wrong)
         result.nodes, result.runs = world.cast.nodes, world.cast.runs
         result.rechecked = world.cast.recheck()
         result.seconds = time.monotonic() - began
@@ -123,24 +132,30 @@ class _Search:
 
     # --- schedules ----------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _path(numbers: dict[int, int], parents: Sequence[int], last: int) -> list[int]:
-        """Return what the states that lead to *last* are known by, without the first."""
-        known = list(numbers)
+    def _number(self, packed: int, state: State, parent: int) -> int:
+        """Keep an explored state, and return its number."""
+        self._known.append(packed)
+        self._budgets.append(state[BUDGET])
+        self._parents.append(parent)
+        return len(self._known) - 1
+
+    def _path(self, last: int) -> list[int]:
+        """Return the states that lead to *last*, without the first."""
         path = []
         while last != 0:
-            path.append(known[last])
-            last = parents[last]
+            path.append(last)
+            last = self._parents[last]
         return path[::-1]
 
     def _schedule(self, path: Sequence[int], violation: str | None) -> list[Step]:
         """Return the moves along *path* as one history, in which no actors change places."""
         schedule: list[Step] = []
         state = self._world.first()
-        for place, packed in enumerate(path):
+        for place, number in enumerate(path):
             last = place == len(path) - 1
             for choice, (move, reached, wrong) in enumerate(self._world.moves(state)):
-                if self._canonical(reached)[0] != packed:
+                packed, canonical = self._canonical(reached)
+                if packed != self._known[number] or canonical[BUDGET] != self._budgets[number]:
                     continue
                 if (
                     last
@@ -156,7 +171,8 @@ class _Search:
     # --- states that are the same -------------------------------------------------------------------------------------
 
     def _canonical(self, state: State) -> tuple[int, State]:
-        """Return the representative of a state, and what it is known by."""
+        """Return what a state is known by, and the representative."""
+        state = self._sameness(state)
         packed = _packed(state)
         for index in range(len(self._symmetries)):
             other = self._renamed(state, index)
@@ -182,11 +198,20 @@ class _Search:
 
 
 def _packed(state: State) -> int:
-    packed = 0
-    for number in state:
-        assert number < 1 << _BITS
+    assert max(state) < 1 << _BITS
+    packed = state[DATABASE] << 2 * _BITS | state[STORE] << _BITS | state[MESSAGES]
+    for number in state[ACTORS:]:
         packed = packed << _BITS | number
     return packed
+
+
+def _covered(world: World) -> Iterator[int]:
+    """Number every budget that can be left, and yield for each the numbers of those with no more of anything, as bits."""
+    numbers = {left: world.budgets(Budget(*left)) for left in product(*(range(most + 1) for most in world.budget))}
+    for mine in world.budgets.values:
+        yield sum(
+            1 << number for left, number in numbers.items() if all(a <= b for a, b in zip(left, mine, strict=True))
+        )
 
 
 def _symmetries(scenario: Scenario) -> Iterator[tuple[int, ...]]:

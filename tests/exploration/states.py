@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from tests.exploration import database as db
+from tests.exploration.losses import Loss
 from tests.exploration.remote import Message
 
 T = TypeVar("T", bound=Hashable)
@@ -13,6 +14,8 @@ State: TypeAlias = "tuple[int, ...]"
 """Database, store, messages, budget, and then each actor: numbers in `World`'s tables."""
 DATABASE, STORE, MESSAGES, BUDGET, ACTORS = 0, 1, 2, 3, 4
 DEAD = -1
+FAULTS = frozenset({"cut", "kill", "timeout"})
+"""Moves that a run may wait for in vain. (What is lost is lost before a message comes, which comes without it, too.)"""
 
 
 class Table(Generic[T]):
@@ -33,7 +36,8 @@ class Table(Generic[T]):
 class Budget(NamedTuple):
     """How often a fault may still happen.
 
-    losses: an entry is lost, or the store restarts. kills: a process dies inside a transaction. timeouts: a process
+    losses: an entry or an epoch is lost, or the store restarts. kills: a process dies inside a transaction, and the
+    database notices. timeouts: a process
     gives up waiting for the store, which may do the work later. cuts: a connection to the database is lost; where that
     was in COMMIT, it may be applied, later or not at all.
     """
@@ -72,6 +76,17 @@ class Moved(NamedTuple):
     committed: tuple[int, ...]
     reads: tuple[int, int]
     wrong: str | None
+
+
+class Delivered(NamedTuple):
+    """What became of a message: the move's kind, after which loss (how many), what is stored and under way, the answer."""
+
+    kind: str
+    loss: Loss
+    lost: int
+    store: int
+    messages: int
+    answer: Any
 
 
 def opened(actor: Actor, database: db.Database) -> Actor:

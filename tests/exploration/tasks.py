@@ -13,9 +13,11 @@ from tests.exploration.states import Budget
 from tests.exploration.world import World
 from tests.mutants.mutations import MUTANTS
 
-__all__ = ["LINE", "Task", "done", "replayed", "summary"]
+__all__ = ["INCOMPLETE", "LINE", "Task", "done", "exit_code", "replayed", "summary", "total"]
 
 LINE = "{:<28}{:>10}{:>11}{:>12}{:>7}{:>6}{:>11}{:>8}{:>7}{:>7}  {}"
+
+INCOMPLETE = "INCOMPLETE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def _world(task: Task) -> Iterator[World]:
 
 def summary(result: Result) -> str:
     """Return one line about an exploration."""
-    verdict = "VIOLATED" if result.violation is not None else "holds" if result.complete else "holds as far as seen"
+    verdict = "holds" if result.complete else f"{INCOMPLETE}: holds as far as seen"
+    if result.violation is not None:
+        verdict = "VIOLATED"
     return LINE.format(
         result.name,
         ",".join(map(str, result.budget)),
@@ -60,6 +64,25 @@ def summary(result: Result) -> str:
         f"{result.seconds:.1f}",
         verdict,
     )
+
+
+def total(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the last lines about explorations: the sums, what the bounds are of, and which are not complete."""
+    yield (
+        f"{sum(r.states for r in results):,} states, {sum(r.transitions for r in results):,} transitions, "
+        f"{sum(r.violation is not None for r in results)} violations. Bounds, all within one run: entries or epochs "
+        "lost, processes killed, answers not waited for, database connections cut. again: stops that were run twice, "
+        "and were the same."
+    )
+    short = [result.name for result in results if not result.complete]
+    if short:
+        yield f"{INCOMPLETE}: {len(short)} of {len(results)} ended before all was seen, and prove nothing: {', '.join(short)}"
+
+
+def exit_code(results: Sequence[Result], limit: float | None) -> int:
+    """Return 1 if anything is violated, or was not explored to its end although nobody set a *limit* in seconds."""
+    violated = any(result.violation is not None for result in results)
+    return int(violated or (limit is None and not all(result.complete for result in results)))
 
 
 def _violation(world: World, task: Task, result: Result) -> Iterator[str]:

@@ -7,8 +7,11 @@ their programs (`runs`), so the code under test runs once for every sequence of 
 What is not explored because it can make no difference:
 
 - A reply has no journey of its own. What its receiver does later happens at any later moment anyway.
-- A message that is lost is one that is never delivered; a process that dies without a transaction is one that has no
-  further turn. Both need no move: what is claimed is claimed of every state, not only of the last one.
+- A message that is lost is one that is never delivered. It needs no move: what is claimed is claimed of every state,
+  not only of the last one.
+- A process that dies is one that has no further turn, until the database notices and rolls its transaction back. So
+  that is one move; a process that dies in COMMIT, which is applied later, is one that has no turn after it.
+- A loss is seen by the message that meets it and by nobody before (`losses`).
 - SAVEPOINT, RELEASE and the end of a transaction that wrote and locked nothing are done at once: nobody can see them.
 - A SELECT is one moment: one that began before a writer and met its lock after it would only be in more doubt.
 """
@@ -20,7 +23,7 @@ from typing import Any
 
 from sa_writethrough.coherence import Value
 from tests.exploration import database as db
-from tests.exploration import remote
+from tests.exploration import losses, remote
 from tests.exploration.remote import FAILED, Contents, Look, Message
 from tests.exploration.runs import Await, Begun, Done, Ended, Read, Sent, Sql, Told
 from tests.exploration.scenarios import Cast, Scenario
@@ -33,6 +36,7 @@ from tests.exploration.states import (
     STORE,
     Actor,
     Budget,
+    Delivered,
     Move,
     Moved,
     State,
@@ -104,13 +108,11 @@ class World:
             elif budget.timeouts and isinstance(question, Await | Read):
                 yield from self._timeouts(state, index, actor, question, budget)
             if budget.kills and not isinstance(question, Done):
-                killed = self._killed(state, index, actor, question, budget)
+                killed = self._killed(state, index, budget)
                 if killed is not None:
                     yield Move("kill", index), killed, None
-        yield from self._deliveries(state)
+        yield from self._deliveries(state, budget)
         yield from self._ends_of_orphans(state)
-        if budget.losses:
-            yield from self._losses(state, budget)
 
     def _reached(self, state: State, index: int, moved: Moved) -> tuple[State, str | None]:
         """Return the state in which an actor has moved."""
@@ -253,58 +255,69 @@ class World:
                 self._memo[key] = Moved(database, self.actors(was), (), (), (0, 0), None)
         return self._memo[key]
 
-    def _killed(self, state: State, index: int, actor: Actor, question: Any, budget: Budget) -> State | None:
-        database = self.databases.values[state[DATABASE]]
-        if database.open[index] is None:
+    def _killed(self, state: State, index: int, budget: Budget) -> State | None:
+        """Return the state in which a process is dead, and its transaction is rolled back."""
+        if self.databases.values[state[DATABASE]].open[index] is None:
             return None
-        committing = isinstance(question, Sql) and isinstance(question.statement, db.Commit)
+        key = ("kill", state[DATABASE], state[MESSAGES], index)
+        if key not in self._memo:
+            rolled_back = db.execute(self.databases.values[state[DATABASE]], index, db.Rollback())
+            assert rolled_back is not None
+            messages = self.messages.values[state[MESSAGES]]
+            late = in_order([m._replace(awaited=False) if m.owner == index else m for m in messages])
+            self._memo[key] = (self.databases(rolled_back.database), self.messages(late), self.actors(Actor(DEAD)))
         reached = list(state)
-        reached[DATABASE] = self.databases(db.orphan(database, index, committing=committing))
-        reached[ACTORS + index] = self.actors(Actor(DEAD))
-        messages = self.messages.values[state[MESSAGES]]
-        late = in_order([m._replace(awaited=False) if m.owner == index else m for m in messages])
-        reached[MESSAGES] = self.messages(late)
+        reached[DATABASE], reached[MESSAGES], reached[ACTORS + index] = self._memo[key]
         reached[BUDGET] = self.budgets(budget._replace(kills=budget.kills - 1))
         return tuple(reached)
 
-    # --- messages, orphans, losses ------------------------------------------------------------------------------------
+    # --- messages, orphans --------------------------------------------------------------------------------------------
 
-    def _deliveries(self, state: State) -> Iterator[tuple[Move, State, str | None]]:
+    def _deliveries(self, state: State, budget: Budget) -> Iterator[tuple[Move, State, str | None]]:
         for place, message in enumerate(self.messages.values[state[MESSAGES]]):
-            if self.scenario.pipelined and (half := self._looked(state, place, message)) is not None:
-                yield Move("look", message.owner, message), half, None
-                continue
-            key = ("deliver", state[STORE], state[MESSAGES], place)
-            delivered = self._memo.get(key)
-            if delivered is None:
-                contents, answer = remote.deliver(self.stores.values[state[STORE]], message)
-                rest = self.messages.values[state[MESSAGES]]
-                delivered = self._memo[key] = (
-                    self.stores(contents),
-                    self.messages(rest[:place] + rest[place + 1 :]),
-                    answer,
-                )
-            store, rest, answer = delivered
-            reached = (state[DATABASE], store, rest, *state[BUDGET:])
-            if not message.awaited:
-                yield Move("deliver", message.owner, message), reached, None
-                continue
             index = message.owner
-            moved = self._answered(state[DATABASE], index, state[ACTORS + index], message.number, answer)
-            yield (Move("deliver", index, message), *self._reached(reached, index, moved))
+            for delivered in self._delivered(state[STORE], state[MESSAGES], place, min(budget.losses, 2)):
+                spent = state[BUDGET]
+                if delivered.lost:
+                    spent = self.budgets(budget._replace(losses=budget.losses - delivered.lost))
+                move = Move(delivered.kind, index, (message, delivered.loss))
+                reached = (state[DATABASE], delivered.store, delivered.messages, spent, *state[ACTORS:])
+                if not message.awaited:
+                    yield move, reached, None
+                elif delivered.kind == "look":
+                    yield move, self._begun(reached, index), None
+                else:
+                    moved = self._answered(
+                        state[DATABASE], index, state[ACTORS + index], message.number, delivered.answer
+                    )
+                    yield (move, *self._reached(reached, index, moved))
 
-    def _looked(self, state: State, place: int, message: Message) -> State | None:
-        """Return the state in which a message has looked at its epoch, but not at its entry yet."""
-        looked = remote.seen(self.stores.values[state[STORE]], message)
-        if looked is None:
-            return None
-        messages = self.messages.values[state[MESSAGES]]
-        reached = list(state)
-        reached[MESSAGES] = self.messages((*messages[:place], looked, *messages[place + 1 :]))
-        if message.awaited:
-            actor = self.actors.values[state[ACTORS + message.owner]]
-            reached[ACTORS + message.owner] = self.actors(opened(actor, self.databases.values[state[DATABASE]]))
-        return tuple(reached)
+    def _delivered(self, store: int, messages: int, place: int, most: int) -> list[Delivered]:
+        """Return what may become of a message, with at most so many losses before it."""
+        key = ("deliver", store, messages, place, most)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = list(self._made_delivered(store, messages, place, most))
+        return found
+
+    def _made_delivered(self, store: int, messages: int, place: int, most: int) -> Iterator[Delivered]:
+        present, under_way = self.stores.values[store], self.messages.values[messages]
+        message, before, after = under_way[place], under_way[:place], under_way[place + 1 :]
+        looks = self.scenario.pipelined and remote.seen(present, message) is not None
+        for loss, held in losses.before(present, message, self.scenario, most, looks=looks):
+            looked = remote.seen(held, message) if looks else None
+            if looked is not None:
+                kept = self.messages((*before, looked, *after))
+                yield Delivered("look", loss, losses.COUNT[loss], self.stores(held), kept, None)
+                continue
+            contents, answer = remote.deliver(held, message)
+            kept = self.messages(before + after)
+            yield Delivered("deliver", loss, losses.COUNT[loss], self.stores(contents), kept, answer)
+
+    def _begun(self, state: State, index: int) -> State:
+        """Return the state in which an actor's reads have begun."""
+        actor = opened(self.actors.values[state[ACTORS + index]], self.databases.values[state[DATABASE]])
+        return with_part(state, ACTORS + index, self.actors(actor))
 
     def _timeouts(
         self, state: State, index: int, actor: Actor, question: Await | Read, budget: Budget
@@ -330,18 +343,6 @@ class World:
                 if effect.committed:
                     self._widen(reached, effect.committed)
                 yield Move("orphan commits" if commit else "orphan rolls back", None, place), tuple(reached), None
-
-    def _losses(self, state: State, budget: Budget) -> Iterator[tuple[Move, State, str | None]]:
-        contents = self.stores.values[state[STORE]]
-        spent = self.budgets(budget._replace(losses=budget.losses - 1))
-        for entry in contents.entries:
-            if self.scenario.lossless and not isinstance(entry.state, Value):
-                continue
-            lost = self.stores(remote.lose(contents, entry.key))
-            yield Move("lose", None, entry.key), (state[DATABASE], lost, state[MESSAGES], spent, *state[ACTORS:]), None
-        if self.scenario.restarts:
-            lost = self.stores(remote.restart(contents))
-            yield Move("restart"), (state[DATABASE], lost, state[MESSAGES], spent, *state[ACTORS:]), None
 
     # --- what must hold -----------------------------------------------------------------------------------------------
 

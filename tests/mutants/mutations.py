@@ -32,6 +32,7 @@ from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.policy import OnOutage
 from sa_writethrough.unit import Phase
 from tests.exploration import programs as p
+from tests.exploration import remote
 from tests.exploration.runs import ExploredToken
 from tests.exploration.scenarios import A_TO_B, Scenario, cast
 from tests.exploration.states import Budget
@@ -210,6 +211,29 @@ def eviction_drops_tombstones() -> Iterator[None]:
 @_mutant("no verified fill", "a fill needs the database's word that no writer holds the row", WRITER_AND_READER, LOSS)
 def no_verified_fill() -> Iterator[None]:
     yield from _instead(fences.Fence, "_verified", lambda _self, _identity, selection: selection)
+
+
+@_mutant(
+    "no verified fill in a new epoch",
+    "an announcement of an epoch can be lost, too: a fill in the one that follows needs the database's word",
+    {"B": p.writes_all(b=9), "R": p.reads(1)},
+    LOSS,
+)
+def no_verified_fill_in_new_epoch() -> Iterator[None]:
+    yield from _instead(fences.Fence, "_verified", lambda _self, _identity, selection: selection)
+
+
+@_mutant(
+    "lost epoch comes back",
+    "an epoch that was lost is followed by another one, in which no row of the lost one is readable",
+    {"B": p.writes_all(b=9), "R": p.reads(1)},
+    LOSS,
+)
+def lost_epoch_comes_back() -> Iterator[None]:
+    def lose_epoch(contents: Any, key: str) -> Any:
+        return contents.with_epoch(contents.epoch(key)._replace(closed=None))
+
+    yield from _instead(remote, "lose_epoch", lose_epoch)
 
 
 @_mutant(

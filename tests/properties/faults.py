@@ -168,9 +168,10 @@ class FaultyTransactions(Transactions):
     def _look(self, own: Session, model: str) -> None:
         """Read through the cache what another transaction may be writing just now."""
         kind = KINDS[model]
-        found = self.world.cache.get_many(own, kind.cls, [kind.identity(number) for number in NUMBERS])
-        for number, instance in zip(NUMBERS, found, strict=True):
-            self._is_row(f"somebody read {model} {number}", own, kind, number, instance)
+        identities = [kind.identity(number) for number in NUMBERS]
+        found = self.world.cache.get_many(own, kind.cls, identities)
+        for identity, instance in zip(identities, found, strict=True):
+            self._is_row(f"somebody read {model} {identity}", own, kind, identity, instance)
 
     def _by_somebody(self, action: Callable[[Session], Any]) -> None:
         try:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 import sa_writethrough as wt
 from tests.properties import statements
 from tests.properties.models import GROUPS, KINDS, NUMBERS, ROOTS
-from tests.properties.sessions import NAMES, Actor, Sessions, one_of, step, write
+from tests.properties.sessions import NAMES, Actor, Sessions, model_in, one_of, step, write
 
 sessions = one_of("names")
 models = one_of("models")
@@ -43,7 +43,8 @@ class Transactions(Sessions):
     @step(session=sessions, model=models, id=numbers, way=st.sampled_from(statements.WAYS), mode=modes)
     def read(self, session: str, model: str, id: int, way: str, mode: str) -> None:
         kind = KINDS[model]
-        self._read(session, kind, (id,), lambda s: [statements.read(self.world.cache, s, way, mode, kind, id)])
+        identities = [kind.identity(id)]
+        self._read(session, kind, identities, lambda s: [statements.read(self.world.cache, s, way, mode, kind, id)])
 
     @step(session=sessions, model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
     def read_many(self, session: str, model: str, way: str, mode: str) -> None:
@@ -125,15 +126,41 @@ class Transactions(Sessions):
     def expire(self, session: str, model: str, id: int) -> None:
         self._with(session, model, id, lambda s, instance: s.expire(instance))
 
-    @step(session=sessions, model=models, id=numbers)
-    def refresh(self, session: str, model: str, id: int) -> None:
-        self._with(session, model, id, lambda s, instance: s.refresh(instance))
+    @step(session=sessions, column=columns, id=numbers, meanwhile=st.none() | values)
+    def refresh(self, session: str, column: str, id: int, meanwhile: str | None) -> None:
+        """Refresh an instance, which somebody else may have written since it was loaded."""
+
+        def refresh(own: Session, instance: Any) -> None:
+            if meanwhile is not None:
+                self._by_another(lambda another: statements.update(another, "core", column, "key", id, meanwhile))
+            own.refresh(instance)
+            kind = KINDS[type(instance).__name__]
+            identity = sa.inspect(instance).identity
+            self._is_row(f"{session} refreshed {kind.cls.__name__} {identity}", own, kind, identity, instance)
+
+        self._with(session, model_in(column), id, refresh)
 
     @step(session=sessions, model=models, id=numbers)
     def expunge(self, session: str, model: str, id: int) -> None:
         self._with(session, model, id, lambda s, instance: s.expunge(instance))
 
     # --- relationships ---
+
+    @precondition(lambda self: self.to_one)
+    @step(session=sessions, relation=one_of("to_one"), id=numbers, writes=st.none() | values)
+    def follow(self, session: str, relation: str, id: int, writes: str | None) -> None:
+        """Load a relationship lazily: a read of the row that its foreign key names, and the session may have written."""
+        model, _, name = relation.partition(".")
+        target = statements.TO_ONE[relation]
+
+        def follow(own: Session, instance: Any) -> None:
+            if writes is not None:
+                statements.update(own, "core", f"{target}.name", "all", id, writes)
+            key = statements.foreign_key_of(instance, name)
+            if key is not None and name not in sa.inspect(instance).dict:
+                self._read(session, KINDS[target], [(key,)], lambda _s: [getattr(instance, name)])
+
+        self._with(session, model, id, follow)
 
     @precondition(lambda self: self.to_one)
     @write(relation=one_of("to_one"), id=numbers, to=st.none() | numbers)
@@ -257,15 +284,19 @@ class Transactions(Sessions):
         """Hold on to no instance any more: the session keeps those alone that are changed."""
         self.actors[session].kept.clear()
 
-    @step(session=sessions)
-    def begin_snapshot(self, session: str) -> None:
-        """Begin a transaction whose reads all see one moment."""
+    @step(session=sessions, column=columns, meanwhile=st.none() | values)
+    def begin_snapshot(self, session: str, column: str, meanwhile: str | None) -> None:
+        """Begin a transaction whose reads all see one moment: this one, if somebody else writes rows just after it."""
 
         def begin(own: Session) -> None:
             if own.get_bind().dialect.name == "sqlite":
                 own.connection().exec_driver_sql("BEGIN")
             else:
                 own.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            if meanwhile is not None:
+                self.world.seen_by(own, "Team")  # it is the first read that chooses the moment
+                self._by_another(lambda another: statements.update(another, "core", column, "all", 1, meanwhile))
+                self._read_rows(session, model_in(column), "cache.get_many", "NORMAL")
 
         if self.actors[session].outer is None:
             self._do(session, begin)

@@ -70,10 +70,10 @@ def write(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]]
 
 def _model_of(arguments: dict[str, Any]) -> str:
     """Return the model that a step is about."""
-    return _model_in(arguments.get("model") or arguments.get("column") or arguments.get("relation") or "Product")
+    return model_in(arguments.get("model") or arguments.get("column") or arguments.get("relation") or "Product")
 
 
-def _model_in(name: str) -> str:
+def model_in(name: str) -> str:
     """Return the model that is named in 'User.note'."""
     return name.partition(".")[0]
 
@@ -110,12 +110,13 @@ class Sessions(RuleBasedStateMachine):
 
     def begin(self, sessions: int, models: Sequence[str]) -> None:
         """Choose how many sessions there are, and which models they are about."""
+        models = self.world.place.models or models
         self.names = NAMES[:sessions]
         self.models = sorted(models)
         self.roots = [root for root in ROOTS if root in models]
-        self.columns = [column for column in statements.COLUMNS if _model_in(column) in models]
-        self.to_one = [one for one in statements.TO_ONE if _model_in(one) in models]
-        self.to_many = [many for many in statements.TO_MANY if _model_in(many) in models]
+        self.columns = [column for column in statements.COLUMNS if model_in(column) in models]
+        self.to_one = [one for one in statements.TO_ONE if model_in(one) in models]
+        self.to_many = [many for many in statements.TO_MANY if model_in(many) in models]
         self.rekeyed = [model for model in statements.REKEYED if model in models]
         self.actors = {name: Actor(self.world.sessions()) for name in self.names}
 
@@ -157,6 +158,17 @@ class Sessions(RuleBasedStateMachine):
     def _may_be(self, error: Exception) -> None:
         if isinstance(error, wt.WriteThroughError):
             raise error
+
+    def _by_another(self, action: Callable[[Session], Any]) -> None:
+        """Have a session of somebody else do something, and commit it."""
+        try:
+            with self.world.sessions() as another:
+                action(another)
+                another.commit()
+        except sa.exc.SQLAlchemyError as error:
+            self._may_be(error)
+        else:
+            self.may_commit = True
 
     def _commit(self, session: str) -> None:
         self._ends(session, lambda own: own.commit())
@@ -207,42 +219,44 @@ class Sessions(RuleBasedStateMachine):
 
     # --- reads ---
 
-    def _read(self, session: str, kind: Kind, numbers: tuple[int, ...], read: Callable[[Session], list[Any]]) -> None:
+    def _read(
+        self, session: str, kind: Kind, identities: Sequence[tuple[Any, ...]], read: Callable[[Session], list[Any]]
+    ) -> None:
         actor = self.actors[session]
         own = actor.session
-        before = [self._before(own, kind, number) for number in numbers]
+        before = [self._before(own, kind, identity) for identity in identities]
         known = {id(instance) for instance in own}
         pending = bool(own.new or own.dirty or own.deleted)
         found = self._do(session, read)
         if found is None:
             return
-        for number, (held, state), instance in zip(numbers, before, found, strict=True):
-            what = f"{session} read {kind.cls.__name__} {number}"
+        for identity, (held, state), instance in zip(identities, before, found, strict=True):
+            what = f"{session} read {kind.cls.__name__} {identity}"
             if held is None and id(instance) not in known:
-                self._is_row(what, own, kind, number, instance)
+                self._is_row(what, own, kind, identity, instance)
             elif pending:  # the read has flushed that, and what it left of the instances is SQLAlchemy's business
                 assert instance is None or id(instance) in known, f"{what}: not its own instance"
             elif state is None:  # expired
-                assert instance is None or instance is held, f"{what}: not its own instance"
-                self._is_row(what, own, kind, number, instance)
+                # Of half a row SQLAlchemy takes the expired instance for deleted, and makes another one.
+                its_own = instance is None or instance is held or HALF in self._rows(own, kind, identity)
+                assert its_own, f"{what}: not its own instance"
+                self._is_row(what, own, kind, identity, instance)
             elif isinstance(held, kind.cls):
                 assert instance is held, f"{what}: not its own instance"
                 kept = {name: text for name, text in describe_instance(held).items() if name in state}
                 assert kept == state, f"{what}: its own instance was overwritten"
 
     @staticmethod
-    def _before(session: Session, kind: Kind, number: int) -> tuple[Any, Any]:
-        held = session.identity_map.get(kind.mapper.identity_key_from_primary_key(kind.identity(number)))
+    def _before(session: Session, kind: Kind, identity: tuple[Any, ...]) -> tuple[Any, Any]:
+        held = session.identity_map.get(kind.mapper.identity_key_from_primary_key(identity))
         if held is None:
             return None, None
         state = sa.inspect(held)
         return held, None if state.expired else describe_instance(held)
 
-    def _is_row(self, what: str, session: Session, kind: Kind, number: int, instance: Any) -> None:
-        """Assert that a newly loaded instance is the row at some moment during the read, or that there was none."""
-        root = kind.mapper.base_mapper.class_.__name__
-        moments = [self.world.seen_by(session, root), *(moment[root] for moment in self.meanwhile_committed)]
-        rows = [moment.get(kind.identity(number)) for moment in moments]
+    def _is_row(self, what: str, session: Session, kind: Kind, identity: tuple[Any, ...], instance: Any) -> None:
+        """Assert that a newly loaded or refreshed instance is the row at some moment during the read, or that there was none."""
+        rows = self._rows(session, kind, identity)
         if HALF in rows:
             return
         rows = [None if row is None or not issubclass(KINDS[row["class"]].cls, kind.cls) else row for row in rows]
@@ -250,6 +264,12 @@ class Sessions(RuleBasedStateMachine):
         if not any(self._describes(described, row, kind) for row in rows):
             # Kept for the end of the step: in the midst of a commit the library may let no exception through.
             self.failures.append(f"{what}: {described}, the database has {' or '.join(map(str, rows))}")
+
+    def _rows(self, session: Session, kind: Kind, identity: tuple[Any, ...]) -> list[Any]:
+        """Return what the row is for the session now, and what it was at other moments of this step."""
+        root = kind.mapper.base_mapper.class_.__name__
+        moments = [self.world.seen_by(session, root), *(moment[root] for moment in self.meanwhile_committed)]
+        return [moment.get(identity) for moment in moments]
 
     @staticmethod
     def _describes(described: Any, row: Any, kind: Kind) -> bool:
@@ -261,6 +281,7 @@ class Sessions(RuleBasedStateMachine):
 
     def _read_rows(self, session: str, model: str, way: str, mode: str) -> None:
         kind = KINDS[model]
+        identities = [kind.identity(number) for number in NUMBERS]
         self._read(
-            session, kind, NUMBERS, lambda s: statements.read_many(self.world.cache, s, way, mode, kind, NUMBERS)
+            session, kind, identities, lambda s: statements.read_many(self.world.cache, s, way, mode, kind, NUMBERS)
         )

@@ -29,6 +29,13 @@ def column_of(path: str) -> tuple[Kind, str]:
     return KINDS[name], column
 
 
+def foreign_key_of(instance: Any, name: str) -> Any:
+    """Return the value of the one column by which a many-to-one relationship is loaded."""
+    mapper = sa.inspect(instance).mapper
+    (column,) = mapper.relationships[name].local_columns
+    return getattr(instance, mapper.get_property_by_column(column).key)
+
+
 def _table_of(kind: Kind, column: str) -> sa.Table:
     table: sa.Table = kind.mapper.get_property(column).columns[0].table
     return table

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
-from sa_writethrough import fences, unit
+from sa_writethrough import fences, lookups, routing, unit
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.stores.urls import open_store
 from tests.properties.faults import FaultyTransactions
@@ -167,3 +168,30 @@ def test_it_finds_fills_that_are_not_verified(
     monkeypatch.setattr(fences.Fence, "_verified", _verify_nothing)
     with place("sqlite", "memory", forgetful=True) as here:
         assert _find(lambda: FaultyTransactions(here))
+
+
+def test_it_finds_a_refresh_that_refreshes_nothing(
+    place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
+) -> None:
+    """What `session.refresh` leaves is compared with the row."""
+    monkeypatch.setattr(Session, "refresh", _do_nothing)
+    with place("sqlite", "memory") as here:
+        assert _find(lambda: Transactions(here))
+
+
+def test_it_finds_lazy_loads_that_are_served_what_the_session_has_changed(
+    place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
+) -> None:
+    """What a many-to-one relationship loads is compared with the row, the session's own writes included."""
+    on_execute = lookups.Lookups.on_execute
+
+    def serve_lazy_loads(own: lookups.Lookups, state: Any) -> Any:
+        if state.lazy_loaded_from is None:
+            return on_execute(own, state)
+        with pytest.MonkeyPatch.context() as spoiled:
+            spoiled.setattr(routing.Routing, "wrote", lambda *_arguments: False)
+            return on_execute(own, state)
+
+    monkeypatch.setattr(lookups.Lookups, "on_execute", serve_lazy_loads)
+    with place("sqlite", "memory", reads=wt.Reads.ALWAYS) as here:
+        assert _find(lambda: Transactions(here))

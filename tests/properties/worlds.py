@@ -53,6 +53,8 @@ class Place:
     """Whether its store may lose tombstones, so that faults may take them."""
     reads: wt.Reads = wt.Reads.OPTION
     journal: str = "wal"
+    models: tuple[str, ...] = ()
+    """What its examples are about; each draws its own where there are none."""
     engine: Engine = field(init=False)
     observer: Engine = field(init=False)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))

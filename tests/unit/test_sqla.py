@@ -514,6 +514,29 @@ def test_changes_to_come(session: orm.Session, user: Any) -> None:
     assert seen == [True, True, False]
 
 
+def test_has_cycles(base: Any, engine: sa.Engine) -> None:
+    """`_sqla.has_cycles` is true where instances of one mapper depend on each other."""
+
+    class Node(base):
+        __tablename__ = "nodes"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        parent_id: orm.Mapped[int | None] = orm.mapped_column(sa.ForeignKey("nodes.id"))
+        parent: orm.Mapped[Any] = orm.relationship("Node", remote_side="Node.id")
+
+    class Leaf(base):
+        __tablename__ = "leaves"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+    base.metadata.create_all(engine)
+    found: list[bool] = []
+    with orm.Session(engine) as session:
+        sa.event.listen(session, "after_flush", lambda _session, context: found.append(_sqla.has_cycles(context)))
+        for instance in (Leaf(id=1), Node(id=2, parent=Node(id=1))):
+            session.add(instance)
+            session.flush()
+    assert found == [False, True]
+
+
 def test_flushes_first(session: orm.Session, user: Any) -> None:
     """`_sqla.flushes_first` is the statement's autoflush."""
     (state,) = states(session, lambda: session.scalars(sa.select(user)).all())

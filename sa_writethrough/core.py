@@ -44,7 +44,8 @@ class Core:
 
     def shapes(self, family: Family, dialect: Dialect) -> Shapes:
         """Return how the family's rows look in this dialect; raise `ConfigurationError` for a type without a codec."""
-        kind = family, dialect.name, dialect.driver  # of one database, drivers return some values in their own ways
+        # Of one database, drivers return some values in ways of their own. No engine is known yet: no driver either.
+        kind = family, dialect.name, getattr(dialect, "driver", "")
         shapes = self._shapes.get(kind)
         if shapes is None or len(shapes.layouts) != len(family.mappers):
             shapes = Shapes(family, dialect)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sa_writethrough import _sqla
 from sa_writethrough.cache import Claim, Publication
 from sa_writethrough.core import Core
 from sa_writethrough.entities import Family
@@ -35,7 +36,9 @@ def announce(core: Core, connection: Connection | None, unit: Unit) -> None:
     try:
         if connection is not None:
             _read_back(core, connection, unit)
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            _sqla.let_go_of_cursors(error)  # a task was cancelled
         core.cache.retract(announcement.wait())
         raise
     unit.tokens = announcement.wait()

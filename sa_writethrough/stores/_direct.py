@@ -6,8 +6,7 @@ goes to the plan (`_plans`) that means the same, which is made only then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from sa_writethrough.coherence import (
@@ -119,7 +118,7 @@ class Settling(Run[Outcome]):
 class ReadingMany(Run[Reading]):
     """Reads of keys of one epoch (or of none) on one node: rows become hits straight from the buffer."""
 
-    __slots__ = ("_begin", "_keys", "_open", "_remember")
+    __slots__ = ("_epoch", "_intent", "_keys", "_node", "_open")
 
     def __init__(  # noqa: PLR0917 - one call, on the hot path
         self,
@@ -135,13 +134,9 @@ class ReadingMany(Run[Reading]):
         self.commands = (commands,)
         self.count = len(keys) + (epoch is not None)
         self._replies = []
-        self._keys = keys
+        self._node, self._keys, self._epoch, self._intent = node, keys, epoch, intent
         # Of rows without an epoch nothing is known beforehand; else the first reply tells.
         self._open: meta.OpenEpoch | None = None
-        self._remember = partial(node.remember, epoch or "")
-        self._begin: Callable[[], Plan[Reading]] = partial(
-            plans.read, keys, epoch, intent, token=token_maker(node, connection), remember=node.remember
-        )
 
     def parts(self) -> list[tuple[bytes, int]]:
         """Return the commands, each of which is one line, in parts."""
@@ -166,7 +161,7 @@ class ReadingMany(Run[Reading]):
             return first
         head = first[0]
         if isinstance(head, Reply) and head.code == b"HD" and head.kind != meta.Kind.TOMBSTONE and head.cas:
-            self._open = self._remember(head.cas)
+            self._open = self._node.remember(self._epoch or "", head.cas)
             return first + reader.rows(most - 1, self._open)
         return first + reader.replies(most - 1)
 
@@ -176,7 +171,10 @@ class ReadingMany(Run[Reading]):
         return [(key, reading.token) for key, reading in readings if isinstance(reading, Leased)]
 
     def _begun(self) -> Plan[Reading]:
-        plan = self._begin()
+        node, connection = self._node, self.connection
+        assert connection is not None  # noqa: S101 - only a run that has failed has none
+        token, remember = token_maker(node, connection), node.remember
+        plan = plans.read(self._keys, self._epoch, self._intent, token=token, remember=remember)
         next(plan)
         return plan
 
@@ -195,6 +193,14 @@ class ReadingOne(ReadingMany):
     def skim(self, answer: bytes) -> bool:
         """Whether *answer* is the epoch's line as it was before, and then its row."""
         row = None if self._known is None else meta.hit(answer, self._known)
+        if row is None:
+            return False
+        self.results = (row,)
+        return True
+
+    def skim_first(self, reader: ReplyReader) -> bool:
+        """Whether what *reader* has begins with that, and take it: other runs' answers follow."""
+        row = None if self._known is None else reader.hit(self._known)
         if row is None:
             return False
         self.results = (row,)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from sa_writethrough.exceptions import CacheUnavailableError
+from sa_writethrough.stores._direct import ReadingOne
 from sa_writethrough.stores._loops import await_only
 from sa_writethrough.stores._meta import MalformedReplyError
 from sa_writethrough.stores._pipeline import Pipeline, Run
@@ -127,6 +128,18 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
         """Fail what is owed."""
         if self.alive:
             self.fail(self._fault(self, exc or ConnectionResetError("the server closed the connection")))
+
+    def _accept(self, received: bytes) -> None:
+        """Understand the usual answers of many tasks that read one key each, then whatever else there is."""
+        sent = self._sent
+        if len(sent) > 1 and not self._taken:
+            self._reader.feed(received)
+            while sent and isinstance(run := sent[0][0], ReadingOne) and run.skim_first(self._reader):
+                self._bytes -= sent.popleft()[2]
+            if self._reader.is_empty:
+                return
+            received = b""
+        super()._accept(received)
 
     def _greeted(self, received: bytes) -> None:
         self._greeting += received

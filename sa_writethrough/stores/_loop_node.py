@@ -58,6 +58,12 @@ class LoopNode(NodeBase[LoopConnection]):
         connection = None if place is None else place.connection
         return connection if connection is not None and connection.alive else None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether something can be sent without waiting: the running loop's connection is open, as far as is known."""
+        connection = self.connection
+        return connection is not None and not connection.is_stale
+
     def take_checked(self) -> LoopConnection:
         """Return the running loop's connection, which its tasks share; open it, and wait, if there is none.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from sa_writethrough.coherence import Change, Failed, Intent, Outcome, Reading
 from sa_writethrough.exceptions import CacheUnavailableError, WriteThroughError
 from sa_writethrough.stores import _plans as plans
-from sa_writethrough.stores._batches import results, waves_of
+from sa_writethrough.stores._batches import results
 from sa_writethrough.stores._connecting import Address
 from sa_writethrough.stores._conversing import LOOKING, MAX_ITEM_BYTES, Nodes, settled_together
 from sa_writethrough.stores._direct import ReadingOne
@@ -83,7 +83,10 @@ class AsyncMemcachedStore(Nodes[LoopNode]):
         return super().submit(changes) if changes else _Posted(self)
 
     def post(self, changes: Sequence[Change]) -> None:
-        """Send *changes* and return. See `Store.post`. Outside of an event loop they are dropped."""
+        """Send *changes* and return. See `Store.post`. Outside of an event loop they are dropped.
+
+        Of several changes of one key the last alone is not waited for: nobody in the library posts such.
+        """
         settled = settled_together(changes)
         if not changes or (settled is not None and self._settle(settled)):
             return
@@ -91,7 +94,7 @@ class AsyncMemcachedStore(Nodes[LoopNode]):
             loop = running_loop()
         except CacheUnavailableError:
             return
-        if len(waves_of(changes)) == 1 and all(node.connection is not None for node in self._nodes):
+        if all(node.is_ready for node in self._nodes):
             self._batch(changes).push()
             return
         task = loop.create_task(self._post_later(changes))

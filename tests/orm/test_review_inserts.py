@@ -202,6 +202,21 @@ def test_a_delete_sets_null_what_other_rows_follow(own: World) -> None:
     own.absent(Town, 1)
 
 
+@pytest.mark.parametrize("statement", [sa.text("SELECT bump()"), sa.select(sa.func.bump())], ids=["text", "core"])
+def test_a_function_that_writes_is_declared(postgresql_world: World, statement: Any) -> None:
+    """Its SELECT says nothing of it; `writethrough_tables` does."""
+    world = postgresql_world
+    world.outside("CREATE FUNCTION bump() RETURNS text LANGUAGE sql AS 'UPDATE account SET note = name RETURNING note'")
+    try:
+        world.add(Account(id=1, name="a"))
+        with world.sessions() as session:
+            session.execute(statement, execution_options={"writethrough_tables": ["account"]})
+            session.commit()
+        world.absent(Account, 1)
+    finally:
+        world.outside("DROP FUNCTION bump()")
+
+
 def test_horizontal_shards(sqlite_copy: Callable[[str], str]) -> None:
     """A row is published in the shard that holds it, and `cache.get` leaves the choice of a shard to the session."""
     engines = {name: open_engine(sqlite_copy(f"{name}.db")) for name in ("odd", "even")}

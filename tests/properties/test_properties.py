@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 import sa_writethrough as wt
-from sa_writethrough import fences, lookups, routing, unit
+from sa_writethrough import _sqla, fences, lookups, unit
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.stores.urls import open_store
 from tests.properties.faults import FaultyTransactions
@@ -179,19 +181,22 @@ def test_it_finds_a_refresh_that_refreshes_nothing(
         assert _find(lambda: Transactions(here))
 
 
-def test_it_finds_lazy_loads_that_are_served_what_the_session_has_changed(
+def test_it_finds_lazy_loads_of_other_rows(
     place: Callable[..., AbstractContextManager[Place]], monkeypatch: Any
 ) -> None:
-    """What a many-to-one relationship loads is compared with the row, the session's own writes included."""
+    """What a many-to-one relationship loads from the cache is compared with the row."""
     on_execute = lookups.Lookups.on_execute
 
-    def serve_lazy_loads(own: lookups.Lookups, state: Any) -> Any:
-        if state.lazy_loaded_from is None:
-            return on_execute(own, state)
-        with pytest.MonkeyPatch.context() as spoiled:
-            spoiled.setattr(routing.Routing, "wrote", lambda *_arguments: False)
-            return on_execute(own, state)
+    def spoil_lazy_loads(own: lookups.Lookups, state: Any) -> Any:
+        result = on_execute(own, state)
+        if result is None or state.lazy_loaded_from is None:
+            return result
+        found = result.scalars().all()
+        for instance in found:
+            column = next(p.key for p in inspect(instance).mapper.column_attrs if not p.columns[0].primary_key)
+            set_committed_value(instance, column, None)
+        return _sqla.entity_result(_sqla.entity_metadata(state.bind_mapper), found)
 
-    monkeypatch.setattr(lookups.Lookups, "on_execute", serve_lazy_loads)
+    monkeypatch.setattr(lookups.Lookups, "on_execute", spoil_lazy_loads)
     with place("sqlite", "memory", reads=wt.Reads.ALWAYS) as here:
         assert _find(lambda: Transactions(here))

@@ -28,6 +28,16 @@ __all__ = ["LoopNode"]
 
 T = TypeVar("T")
 
+# A connection that a firewall has forgotten is found out, as those of threads are.
+_KEEP_ALIVE = (
+    (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    )
+    if sys.platform == "linux"
+    else ()
+)
 _version_in = re.compile(rb"VERSION (\S+)").match
 
 
@@ -128,8 +138,8 @@ class LoopNode(NodeBase[LoopConnection]):
 
     async def _connected(self, loop: asyncio.AbstractEventLoop) -> LoopConnection | CacheUnavailableError:
         """Return the loop's connection. The tasks that find none wait for one attempt; none of them can cancel it."""
-        for closed in [known for known in self._places if known.is_closed()]:
-            del self._places[closed]
+        for closed in [known for known in list(self._places) if known.is_closed()]:
+            self._places.pop(closed, None)
         place = self._places.setdefault(loop, _Place())
         if place.connecting is None or place.connecting.done():
             place.connecting = loop.create_task(self._connect(loop, place))
@@ -167,7 +177,8 @@ class LoopNode(NodeBase[LoopConnection]):
             made = loop.create_connection(lambda: connection, address.host, address.port, ssl=options.tls)
         transport, _ = await asyncio.wait_for(made, options.connect_timeout)
         if address.port is not None:
-            _keep_alive(transport.get_extra_info("socket"))
+            for option in _KEEP_ALIVE:
+                transport.get_extra_info("socket").setsockopt(*option)
         if (credentials := options.credentials) is not None:
             login = f"{credentials.username} {credentials.password}".encode()
             command = b"set auth 0 0 %d\r\n%b\r\n" % (len(login), login)
@@ -212,10 +223,3 @@ async def _closer(place: _Place, gone: Callable[[], CacheUnavailableError]) -> A
         if connection is not None and connection.alive:
             connection.fail(gone())
             await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
-
-
-def _keep_alive(sock: Any) -> None:
-    if sys.platform == "linux" and sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)

@@ -65,10 +65,7 @@ class AsyncMemcachedStore(Nodes[LoopNode]):
             commands = plans.read_commands((key,), epoch, intent, self._lease_ttl, connection.fresh)
         run = ReadingOne(node, connection, key, epoch, intent, commands)
         connection.begin(run, commands)
-        if not run.done:
-            connection.wait_for(run)
-        found = run.results
-        return found[0] if found is not None else results(node, run, 1)[0]
+        return results(node, run, 1)[0]
 
     def _abandon(self, runs: Sequence[Run[Reading]]) -> None:
         """See to it that the leases of *runs* are given back: the task was cancelled."""

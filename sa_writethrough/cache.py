@@ -140,9 +140,9 @@ class EntryCache:
             self._tell(events.Filled, [f.key for f in fillings])
             self._tell(events.FillRefused, [key for key, _ in refused])
 
-    def drop(self, keys: Sequence[str]) -> None:
-        """Evict entries that turned out unreadable, without waiting. Never raises."""
-        self._post([Evict(key) for key in keys])
+    def drop(self, keys: Sequence[str], epochs: Sequence[str] = ()) -> None:
+        """Evict entries that turned out unreadable, and whole epochs, without waiting. Never raises."""
+        self._post(_evictions(keys, epochs))
 
     # --- writers ---
 
@@ -207,7 +207,7 @@ class EntryCache:
 
         Raises `CacheUnavailableError` if a node did not acknowledge: it may still serve them.
         """
-        changes: list[Change] = [*(Evict(key) for key in keys), *(EvictEpoch(key) for key in epochs)]
+        changes = _evictions(keys, epochs)
         names = [*keys, *epochs]
         for name, outcome in zip(names, self.store.submit(changes).wait(), strict=True):
             if isinstance(outcome, Failed):
@@ -255,6 +255,10 @@ class EntryCache:
         for key, reading in zip(keys, readings, strict=True):
             if isinstance(reading, Failed):
                 self._tell_of_failure([key], reading.error)
+
+
+def _evictions(keys: Sequence[str], epochs: Sequence[str]) -> list[Change]:
+    return [*(Evict(key) for key in keys), *(EvictEpoch(key) for key in epochs)]
 
 
 def _announce(claim: Claim, keeps_tombstones: bool) -> Change:  # noqa: FBT001 - a fact about the store, not a switch

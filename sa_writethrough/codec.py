@@ -123,14 +123,9 @@ class RowCodec:
 
     def decode(self, payload: bytes) -> tuple[Any, ...] | None:
         """Return the row in *payload*; None where it is not ours to read: another format or schema, forged, damaged."""
-        if not payload.startswith(self._header):
-            return None
-        body = payload[self._start :]
-        if self._secret is not None and not self._is_signed(payload, body):
-            return None
         try:
-            row = self._decode(body)
-            if not self._from_wire:
+            row = self.open_one(payload)
+            if row is None or not self._from_wire:
                 return row
             values = list(row)
             for index, convert in self._from_wire:

@@ -45,10 +45,14 @@ class Ending:
         if unit is None or unit.is_fresh or unit.phase is Phase.ENDING:
             do(dbapi_connection)
             return
+        said = driver_transaction(dbapi_connection.dbapi_connection)
+        if said is Transaction.FAILED:
+            # PostgreSQL answers this COMMIT with ROLLBACK. Another database's COMMIT may have announced it already.
+            self.do_rollback(do, dbapi_connection)
+            return
         if unit.phase is Phase.OPEN:
-            said = driver_transaction(dbapi_connection.dbapi_connection)
-            if unit.is_empty or said is Transaction.FAILED:
-                unit.clear()  # nothing was written; or a statement failed: PostgreSQL answers this COMMIT with ROLLBACK
+            if unit.is_empty:
+                unit.clear()
                 do(dbapi_connection)
                 return
             if said is Transaction.NONE:
@@ -158,8 +162,10 @@ class Ending:
             return
         work = self._core.work_of(session)
         for other, its_unit in [] if work is None or len(work.units) == 1 else work.units:
-            waits = its_unit.phase is Phase.OPEN and not its_unit.is_empty
-            if waits and _sqla.ends_transaction(session, other):
+            if its_unit.phase is not Phase.OPEN or its_unit.is_empty or not _sqla.ends_transaction(session, other):
+                continue
+            # One that failed could not read back, and will write nothing.
+            if driver_transaction(other.connection.driver_connection) is not Transaction.FAILED:
                 announce(self._core, other, its_unit)
 
     def _failed(self, dbapi_connection: Any, unit: Unit, error: BaseException) -> None:

@@ -60,10 +60,9 @@ def publish(core: Core, unit: Unit) -> None:
     try:
         rows, epochs, tokens = unit.rows(), unit.epochs(), unit.tokens
         publications = [_publication(key, tokens[key], touch) for key, touch in rows.items() if key in tokens]
-        unannounced = [key for key in (*rows, *epochs) if key not in tokens]
         core.cache.publish(publications, {key: tokens[key] for key in epochs if key in tokens})
-        if unannounced:  # OnOutage.COMMIT: what can be done is to try to drop them
-            core.cache.drop(unannounced)
+        if not tokens.keys() >= rows.keys() | epochs.keys():  # OnOutage.COMMIT: what can be done is to try to drop them
+            core.cache.drop([key for key in rows if key not in tokens], [key for key in epochs if key not in tokens])
     except Exception as error:  # noqa: BLE001 - the row is committed: the tombstone expires instead
         core.cache.report(error)
     unit.clear()

@@ -51,6 +51,23 @@ def _pid(session: Session) -> int:
     return int(session.scalar(sa.text("SELECT pg_backend_pid()")))
 
 
+def test_an_update_shows_the_applications_listeners_no_rows(world: World) -> None:
+    """RETURNING is the library's affair: the result is that of the UPDATE that the application sent."""
+    seen: list[tuple[bool, int]] = []
+
+    def look(_connection: Any, statement: Any, *rest: Any) -> None:
+        if getattr(statement, "is_update", False):
+            seen.append((rest[-1].returns_rows, rest[-1].rowcount))
+
+    sa.event.listen(world.engine, "after_execute", look)
+    with world.sessions() as session:
+        _change(session)
+        session.commit()
+    sa.event.remove(world.engine, "after_execute", look)
+    assert seen == [(False, 1)]
+    world.published(Account, 1)
+
+
 # --- two phases ---------------------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,16 @@ class Renamed(Base):
     name: Mapped[str | None]
 
 
+class Single(Base):
+    """Written one by one, each with its listeners before it."""
+
+    __tablename__ = "review_single"
+    __writethrough__ = True
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note: Mapped[str | None]
+    __mapper_args__ = {"batch": False}  # noqa: RUF012 - SQLAlchemy's way
+
+
 Renamed.__mapper__.add_property("title", column_property(Renamed.__table__.c.name))
 
 
@@ -98,6 +108,7 @@ def _listening(target: Any, name: str, listener: Callable[..., None]) -> Iterato
 
 
 _albums: Any = Album.__table__
+_labels: Any = Label.__table__
 
 
 def _counts(_mapper: Any, connection: Any, track: Track) -> None:
@@ -122,6 +133,34 @@ def test_a_listener_of_another_class_in_the_flush_that_inserts_the_row(own: Worl
     with _listening(Track, name, listener):
         own.add(Album(id=1, tracks_count=0, tracks=[Track(id=1)]))
     own.published(Album, 1)
+
+
+def test_a_listener_that_changes_an_instance_which_was_written_before_it(own: World) -> None:
+    """Without batches the first instance's INSERT comes before the second one's listener."""
+    first = Single(id=1, note="of the row")
+
+    def change(_mapper: Any, _connection: Any, single: Single) -> None:
+        if single.id == 2:
+            first.note = "of the instance alone"
+
+    with _listening(Single, "before_insert", change):
+        own.add(first, Single(id=2))
+    assert own.select(Single, 1)["note"] == "of the row"
+    own.published(Single, 1)
+
+
+def test_sql_that_an_engines_listener_executes_after_the_insert(own: World) -> None:
+    """No listener of a mapper tells of it; that the row was touched does."""
+
+    def follow(connection: Any, _cursor: Any, sql: str, *_rest: Any) -> None:
+        if sql.startswith("INSERT INTO review_label"):
+            connection.execute(sa.update(_labels).where(_labels.c.id == 1).values(size=7))
+
+    with _listening(own.engine, "after_cursor_execute", follow):
+        own.add(Label(id=1, note="of the instance", size=1))
+    assert own.select(Label, 1)["size"] == 7
+    own.agrees(Label, 1)
+    own.reads_true(Label, 1)
 
 
 def test_a_listener_that_deletes_the_row_in_the_flush_that_inserts_it(own: World) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.pool import StaticPool
 
 import sa_writethrough as wt
 from sa_writethrough.stores.memory import MemoryStore
-from tests.orm.models import Account
+from tests.orm.models import Account, Contract
 from tests.orm.worlds import ABSENT, World, open_engine, open_world
 
 
@@ -33,6 +33,41 @@ def test_a_commit_that_postgresql_answers_with_rollback_publishes_nothing(postgr
     assert world.entry(Account, 2) == ABSENT
     world.agrees(Account, 1, 2)
     world.reads_true(Account, 1, 2)
+
+
+def test_one_of_two_databases_that_rolls_back_instead_publishes_nothing(postgresql_world: World) -> None:
+    """The other one's COMMIT comes first and announces for both; this one's COMMIT is answered with ROLLBACK.
+
+    The order is that of a set of connections, so the transaction is repeated until the failed one was second.
+    """
+    world = postgresql_world
+    world.add(Account(id=1, name="0"), Contract(id=1, name="0"))
+    other = open_engine(world.engine.url.render_as_string(hide_password=False))
+    world.sessions.configure(bind=None, binds={Account: world.engine, Contract: other})
+    seconds, kept = 0, []
+    for number in range(1, 40):
+        commits: list[sa.Engine] = []
+        for engine in (world.engine, other):
+            event.listen(engine, "commit", lambda connection, to=commits: to.append(connection.engine), once=True)
+        with world.sessions() as session:
+            session.get(Account, 1).name = session.get(Contract, 1).name = f"{number}"
+            session.add(Contract(id=2, name=sa.func.lower("READ BACK")))  # which the failed transaction cannot
+            session.flush()
+            failed = session.connection(bind_arguments={"mapper": Contract})
+            with pytest.raises(sa.exc.DataError):
+                failed.execute(sa.text("SELECT 1 / 0"))
+            kept += [failed, object()]  # for the next connections to lie elsewhere, and be in another order
+            session.commit()
+        seconds += commits.index(other)
+        assert world.select(Account, 1)["name"] == f"{number}"
+        assert world.select(Contract, 1)["name"] == "0"
+        world.agrees(Account, 1)
+        world.agrees(Contract, 1, 2)
+        world.reads_true(Contract, 1, 2)
+        if seconds == 3:
+            break
+    other.dispose()
+    assert seconds
 
 
 def test_a_statement_whose_failure_ends_the_transaction_undoes_the_unit(sqlite_world: World) -> None:

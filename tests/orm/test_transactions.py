@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 import sa_writethrough as wt
-from sa_writethrough.coherence import Announce, Fill, Publish
+from sa_writethrough.coherence import Announce, AnnounceEpoch, Fill, Publish
 from sa_writethrough.testing import Call, LoseReply, LoseRequest
 from tests.orm.models import Account, Claim, Contract, Lenient, Plain, Silent
 from tests.orm.worlds import ABSENT, World, around_commit
@@ -236,6 +236,16 @@ def test_on_outage_commit_drops_the_entry_where_only_the_answer_was_lost(world: 
         session.get(Lenient, 1).name = "new"
         session.commit()
     world.absent(Lenient, 1)
+
+
+def test_on_outage_commit_drops_all_entries_where_rows_cannot_be_named(world: World) -> None:
+    """The same, of a whole epoch."""
+    world.add(Lenient(id=1, name="old"), Lenient(id=2, name="old"))
+    world.faults.script.append(LoseRequest(AnnounceEpoch))
+    with world.sessions() as session:
+        session.execute(sa.text("UPDATE lenient SET name = 'new'"))
+        session.commit()
+    world.absent(Lenient, 1, 2)
 
 
 def test_no_fault_of_the_cache_after_commit_reaches_the_caller(world: World) -> None:

@@ -44,7 +44,14 @@ class Transactions(Sessions):
     def read(self, session: str, model: str, id: int, way: str, mode: str) -> None:
         kind = KINDS[model]
         identities = [kind.identity(id)]
-        self._read(session, kind, identities, lambda s: [statements.read(self.world.cache, s, way, mode, kind, id)])
+        cache = self.world.cache
+        self._read(
+            session,
+            kind,
+            identities,
+            lambda s: [statements.read(cache, s, way, mode, kind, id)],
+            selects=way == "select",
+        )
 
     @step(session=sessions, model=models, way=st.sampled_from(statements.MANY_WAYS), mode=modes)
     def read_many(self, session: str, model: str, way: str, mode: str) -> None:

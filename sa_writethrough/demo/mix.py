@@ -32,6 +32,8 @@ UPDATES = 0.05
 ROLLED_BACK = 0.1
 EVICTED = 0.01
 _AT_ONCE = 1000
+_STEPS_AT_LEAST = 20
+"""What each thread does however short the run: a machine that stood still must not show a table of zeros."""
 _TICK_SECONDS = 0.1
 _SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter: a tenth of Python's own, so that more is interrupted half way."""
@@ -147,7 +149,10 @@ class Mix:
     places: Sequence[Place]
 
     def run(self, seconds: float, threads: int, tick: Callable[[float], object]) -> Tally:
-        """Run for *seconds* and return what happened; *tick* is told the seconds gone by. Raises as a thread did."""
+        """Run for *seconds* and return what happened; *tick* is told the seconds gone by. Raises as a thread did.
+
+        Each thread ends what it is at, and takes its first few steps in any case.
+        """
         stop = threading.Event()
         total = Tally()
         with _often_interrupted(), ThreadPoolExecutor(threads, "demo") as pool:
@@ -169,8 +174,8 @@ class Mix:
         source = random.Random()  # noqa: S311 - chooses places, guards no secret
         with self.database.witness.connect() as witness:
             worker = Worker(Reader(self.cache, self.sessions, witness, self.counter), source)
-            for place in Choice(self.places, source):
-                if stop.is_set():
+            for steps, place in enumerate(Choice(self.places, source)):
+                if stop.is_set() and steps >= _STEPS_AT_LEAST:
                     break
                 worker.step(place)
         return worker.tally

@@ -8,15 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sa_writethrough.exceptions import ConfigurationError
 
-__all__ = ["bind_of", "is_async", "session_class_of", "sync_bind", "sync_class_of", "with_class_of_its_own"]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import (
+        AsyncConnection,
+        AsyncEngine,
+        AsyncSession,
+        async_scoped_session,
+        async_sessionmaker,
+    )
+else:
+    try:
+        from sqlalchemy.ext.asyncio import (
+            AsyncConnection,
+            AsyncEngine,
+            AsyncSession,
+            async_scoped_session,
+            async_sessionmaker,
+        )
+    except ImportError:  # SQLAlchemy 2.1 without greenlet, which it no longer brings: nobody has any of these there
+
+        class _Absent:
+            """What nothing is an instance of."""
+
+        AsyncConnection = AsyncEngine = AsyncSession = async_scoped_session = async_sessionmaker = _Absent
+
+__all__ = [
+    "AsyncConnection",
+    "AsyncEngine",
+    "AsyncSession",
+    "async_scoped_session",
+    "async_sessionmaker",
+    "bind_of",
+    "is_async",
+    "session_class_of",
+    "sync_bind",
+    "sync_class_of",
+    "with_class_of_its_own",
+]
 
 _NAME = "sync_session_class"
 

@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar, overload
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.util import greenlet_spawn
 
 from sa_writethrough.cache import Stats
 from sa_writethrough.events import Event
-from sa_writethrough.factories import sync_bind
+from sa_writethrough.factories import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, sync_bind
 from sa_writethrough.registered import WriteThroughCache
 
 __all__ = ["AsyncWriteThroughCache"]
 
 T = TypeVar("T")
-AnyAsyncSession: TypeAlias = AsyncSession | async_scoped_session[Any]
+AnyAsyncSession: TypeAlias = "AsyncSession | async_scoped_session[Any]"
 AnyBind: TypeAlias = AsyncEngine | AsyncConnection | Engine | Connection
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any, TypeVar, overload
 
 from dogpile.cache import CacheRegion
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
 from sa_writethrough.dogpile import store_of
 from sa_writethrough.entities import Entities, Models
 from sa_writethrough.exceptions import ConfigurationError
-from sa_writethrough.factories import is_async, session_class_of, sync_class_of, with_class_of_its_own
+from sa_writethrough.factories import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    is_async,
+    session_class_of,
+    sync_class_of,
+    with_class_of_its_own,
+)
 from sa_writethrough.policy import CachePolicy
 from sa_writethrough.registered import REGISTRATION, WriteThroughCache
 from sa_writethrough.registered_async import AsyncWriteThroughCache

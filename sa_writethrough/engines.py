@@ -208,9 +208,18 @@ def driver_in_transaction(connection: object) -> bool | None:
 
 
 def driver_autocommits(connection: object) -> bool:
-    """Tell whether the driver itself commits every statement: sqlite3, psycopg and psycopg2 can say."""
+    """Tell whether the driver itself commits every statement: sqlite3, psycopg, psycopg2 and asyncpg's adapter can say.
+
+    aiosqlite's connections belong to its thread; where they are bound to it (in memory), Python 3.12 lets no other read
+    their `autocommit`, and it is taken for what it is unless somebody set it.
+    """
+    if getattr(connection, "isolation_level", None) == "autocommit":  # asyncpg itself knows of no such thing
+        return True
     driver = _driver_of(connection)
-    autocommit = getattr(driver, "autocommit", None)
+    try:
+        autocommit = getattr(driver, "autocommit", None)
+    except sqlite3.ProgrammingError:
+        autocommit = None
     if autocommit is True:
         return True
     legacy = getattr(driver, "isolation_level", "") is None and hasattr(driver, "total_changes")

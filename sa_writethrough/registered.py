@@ -145,8 +145,10 @@ class WriteThroughCache:
         for owner, name, listener, _ in self._listening:
             event.remove(owner, name, listener)
         self._writing.close()
-        self._core.cache.drain()
-        self._core.cache.store.close()
+        try:
+            self._core.cache.drain()
+        finally:  # a task may be cancelled meanwhile
+            self._core.cache.store.close()
 
     # --- models ---
 

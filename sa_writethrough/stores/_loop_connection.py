@@ -38,11 +38,11 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_drains",
         "_fault",
         "_flushing",
         "_greeting",
         "_heard",
-        "_idle",
         "_line",
         "_orphans",
         "_poll",
@@ -71,7 +71,7 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
         self._received = memoryview(bytearray(_RECEIVE_BYTES))
         self._waiters: dict[Run[Any], asyncio.Future[None]] = {}
         self._orphans: list[Run[Any]] = []
-        self._idle: list[asyncio.Future[None]] = []
+        self._drains: list[tuple[set[Run[Any]], asyncio.Future[None]]] = []
         self._line: asyncio.Future[bytes] | None = None
         self._greeting = b""
         self._flushing = self._ticking = False
@@ -231,10 +231,13 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
             raise
 
     def drain(self) -> None:
-        """Wait until nothing is owed."""
-        while self._sent or self._queue:
+        """Wait until all that is owed now is done, and what comes of it; tasks that go on sending are not waited for."""
+        for _ in range(2):  # the answers to the first may bring what is given back, which is the second
+            owed = {run for run, *_ in (*self._sent, *self._queue)}
+            if not owed:
+                return
             waiter = self.loop.create_future()
-            self._idle.append(waiter)
+            self._drains.append((owed, waiter))
             await_only(waiter)
 
     def orphan(self, run: Run[Any]) -> None:
@@ -254,9 +257,10 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
             self._orphans = [run for run in self._orphans if not run.done]
             for run in done:
                 self._unwanted(self, run)
-        if self._idle and not self._sent and not self._queue:
-            idle, self._idle = self._idle, []
-            for waiter in idle:
+        if self._drains:
+            over = [waiter for owed, waiter in self._drains if all(run.done for run in owed)]
+            self._drains = [drain for drain in self._drains if drain[1] not in over]
+            for waiter in over:
                 if not waiter.done():
                     waiter.set_result(None)
 

@@ -8,6 +8,7 @@ its asynchronous generators, as `asyncio.run` does, closes its connection then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import sys
@@ -85,8 +86,9 @@ class LoopNode(NodeBase[LoopConnection]):
             if not connection.is_stale:
                 return connection
             connection.fail(self._gone())
-        if self._retry_at is not None and self._options.clock() < self._retry_at and self._down is not None:
-            raise self._down.with_traceback(None)
+        retry_at, down = self._retry_at, self._down  # another loop's thread may change them
+        if retry_at is not None and down is not None and self._options.clock() < retry_at:
+            raise down.with_traceback(None)
         found: LoopConnection | CacheUnavailableError = await_only(self._connected(loop))
         if isinstance(found, CacheUnavailableError):
             raise found.with_traceback(None)
@@ -105,12 +107,13 @@ class LoopNode(NodeBase[LoopConnection]):
         """Close every loop's connection. Those of other loops are closed by their own threads."""
         for loop, place in list(self._places.items()):
             connection, place.connection = place.connection, None
-            if connection is None or loop.is_closed():
+            if connection is None:
                 continue
             if connection.is_usable:
                 connection.fail(self._gone())
             else:
-                loop.call_soon_threadsafe(connection.fail, self._gone())
+                with contextlib.suppress(RuntimeError):  # its thread closes it just now
+                    loop.call_soon_threadsafe(connection.fail, self._gone())
 
     # --- runs --------------------------------------------------------------------------------------------------------
 

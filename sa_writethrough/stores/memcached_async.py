@@ -106,9 +106,9 @@ class AsyncMemcachedStore(Nodes[LoopNode]):
         self._batch(changes).wait()
 
     def wait_for_posted(self) -> None:
-        """Wait until all that the running loop's tasks posted is done or has failed."""
+        """Wait until all that the running loop's tasks have posted is done or has failed."""
         loop = running_loop()
-        while own := [task for task in self._posting if task.get_loop() is loop]:
+        if own := [task for task in list(self._posting) if task.get_loop() is loop]:
             await_only(asyncio.wait(own))
         for node in self._nodes:
             node.drain()

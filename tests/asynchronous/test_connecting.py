@@ -7,12 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
+import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Failed, Intent, Leased
+from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.stores import open_async_store
+from sa_writethrough.stores._connecting import Address
+from sa_writethrough.stores._loop_node import LoopNode
+from sa_writethrough.stores._node import NodeOptions
 from sa_writethrough.testing.conformance import StoreConformance
 from tests.asynchronous.loops import LoopThread, in_loop
+from tests.stores.proxy import Proxy, Replies
 from tests.stores.test_memcached import new_server  # noqa: F401 - a fixture
 
 
@@ -181,3 +188,49 @@ async def test_a_connection_that_failed_fails_what_is_begun_on_it(memcached):
     assert isinstance((await greenlet_spawn(reply.wait))[0], Failed)
     store.close()
     await asyncio.sleep(0)
+
+
+@in_loop
+async def test_another_loop_finds_the_node_up_again():
+    """Whether it is down is asked once: between two questions another thread may have another answer."""
+
+    def clock():
+        node._retry_at = None
+        return 0.0
+
+    node = LoopNode(Address("127.0.0.1", 1), NodeOptions(clock=clock))
+    node._down, node._retry_at = node._gone(), 1.0
+    with pytest.raises(CacheUnavailableError, match="gone"):
+        await greenlet_spawn(node.take_checked)
+
+
+def test_a_loop_that_is_closed_while_its_store_is(memcached):
+    """It can be told nothing any more, and need not be."""
+    store = open_async_store(memcached.url)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(read(store, "a"))
+    connection = store._nodes[0]._places[loop].connection
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    store._nodes[0]._places[loop].connection = connection  # as another thread has found it just before
+    loop.close()
+    store.close()
+
+
+@in_loop
+async def test_an_unregistration_that_is_cancelled(memcached):
+    """Its store is closed all the same."""
+    with Proxy(memcached.host, memcached.port) as proxy:
+        store = open_async_store(f"memcached://{proxy.host}:{proxy.port}?timeout=30")
+        cache = wt.register(async_sessionmaker(), store)
+        await read(store, "a")
+        connection = store._nodes[0].connection
+        proxy.set(Replies.HOLD)
+        reading = asyncio.create_task(read(store, "a"))
+        ending = asyncio.create_task(cache.unregister())
+        while not connection._drains:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending, reading])
+        assert ending.cancelled()
+        assert not connection.alive
+        await asyncio.sleep(0)

@@ -132,6 +132,26 @@ async def test_waiters_that_were_cancelled_before_their_answer():
 
 
 @in_loop
+async def test_drain_waits_for_what_is_owed_now():
+    """And for what that brings to be given back; tasks that go on sending do not keep it from its end."""
+    connection, _transport, _ = opened()
+    cancelled = begun(connection)
+    connection._unwanted = lambda connection, _run: begun(connection)
+    connection.orphan(cancelled)
+    draining = asyncio.create_task(greenlet_spawn(connection.drain))
+    await asyncio.sleep(0)
+    receive(connection, b"HD\r\n")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not draining.done()
+    begun(connection)
+    receive(connection, b"HD\r\n")
+    await draining
+    assert connection._sent
+    connection.fail(CacheUnavailableError("over"))
+
+
+@in_loop
 async def test_a_greeting_that_nobody_waits_for():
     """Its answer comes after the time limit: nothing happens."""
     connection, _transport, _ = opened()

@@ -5,6 +5,7 @@ Reads back, inside the transaction, the rows whose stored values are not known. 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from sa_writethrough import _sqla
 from sa_writethrough.cache import Claim, Publication
 from sa_writethrough.core import Core
 from sa_writethrough.entities import Family
-from sa_writethrough.exceptions import CodecError
+from sa_writethrough.exceptions import CacheUnavailableError, CodecError
 from sa_writethrough.policy import OnWrite
 from sa_writethrough.rows import chunks
 from sa_writethrough.unit import Phase, Touch, Unit
@@ -39,7 +40,8 @@ def announce(core: Core, connection: Connection | None, unit: Unit) -> None:
     except BaseException as error:
         if not isinstance(error, Exception):
             _sqla.let_go_of_cursors(error)  # a task was cancelled
-        core.cache.retract(announcement.wait())
+        with contextlib.suppress(CacheUnavailableError):  # counted, and not what the caller must hear of
+            core.cache.retract(announcement.wait())
         raise
     unit.tokens = announcement.wait()
     unit.phase = Phase.ANNOUNCED

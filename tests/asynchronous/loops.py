@@ -22,11 +22,14 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 class Cancelled:
-    """Awaits *coroutine*, and cancels the task in its *n*th await from zero; `awaits` tells how many there were."""
+    """Awaits *coroutine*, and cancels the task in *times* awaits from the *n*th, counted from zero.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], n: int) -> None:
+    `awaits` tells how many there were.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], n: int, times: int) -> None:
         self._coroutine = coroutine
-        self._n = n
+        self._where = range(n, n + times)
         self.awaits = 0
 
     def __await__(self) -> Any:
@@ -34,7 +37,7 @@ class Cancelled:
         try:
             awaited = steps.send(None)
             while True:
-                if self.awaits == self._n:
+                if self.awaits in self._where:
                     asyncio.current_task().cancel()  # takes effect where the task waits for `awaited`
                 self.awaits += 1
                 try:
@@ -47,9 +50,9 @@ class Cancelled:
             return stop.value
 
 
-async def cancelled_at(n: int, coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """Run *coroutine* in a task that is cancelled in its *n*th await; tell whether it got that far."""
-    cancelled = Cancelled(coroutine, n)
+async def cancelled_at(n: int, coroutine: Coroutine[Any, Any, Any], times: int = 1) -> bool:
+    """Run *coroutine* in a task that is cancelled in *times* awaits from its *n*th; tell whether it got that far."""
+    cancelled = Cancelled(coroutine, n, times)
 
     async def run() -> None:
         await cancelled

@@ -12,12 +12,13 @@ from sa_writethrough.exceptions import (
 )
 from sa_writethrough.options import bypass_cache, from_cache
 from sa_writethrough.policy import CacheMode, CachePolicy, OnOutage, OnWrite, ReadBack, Reads, SnapshotReads
-from sa_writethrough.registration import WriteThroughCache, register
+from sa_writethrough.registration import AsyncWriteThroughCache, WriteThroughCache, register
 from sa_writethrough.stores.base import Store
-from sa_writethrough.stores.urls import open_store
+from sa_writethrough.stores.urls import open_async_store, open_store
 
 __all__ = [
     "MARKER",
+    "AsyncWriteThroughCache",
     "CacheMode",
     "CachePolicy",
     "CacheUnavailableError",
@@ -34,6 +35,7 @@ __all__ = [
     "WriteThroughError",
     "bypass_cache",
     "from_cache",
+    "open_async_store",
     "open_store",
     "register",
 ]

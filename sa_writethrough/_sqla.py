@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
+from traceback import clear_frames
 from typing import Any
 
 from sqlalchemy.engine import Connection, Dialect, Engine, IteratorResult, Result, ScalarResult
@@ -49,6 +50,7 @@ __all__ = [
     "is_plain_load",
     "info_of",
     "is_plain_select",
+    "let_go_of_cursors",
     "options_of",
     "pooled",
     "persistence_cache",
@@ -180,6 +182,15 @@ def connection_of_its_own(engine: Engine) -> Connection:
     """
     pool = NullPool(engine.pool._creator, dialect=engine.dialect, _dispatch=engine.pool.dispatch)
     return Connection(engine, pool.connect())
+
+
+def let_go_of_cursors(error: BaseException) -> None:
+    """Drop what the frames that *error* left hold, for a statement that a cancellation interrupted.
+
+    SQLAlchemy's own frame refers to the traceback that it is in, and so to the cursor, until the garbage collector
+    comes by; and SQLite keeps the locks of a connection that was closed while it has a statement.
+    """
+    clear_frames(error.__traceback__)
 
 
 # --- mappers --------------------------------------------------------------------------------------------------------

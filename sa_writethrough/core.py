@@ -40,14 +40,16 @@ class Core:
         self.entities = entities
         self.cache = cache
         self.engines = Engines()
-        self._shapes: dict[tuple[Family, str], Shapes] = {}
+        self._shapes: dict[tuple[Family, str, str], Shapes] = {}
 
     def shapes(self, family: Family, dialect: Dialect) -> Shapes:
         """Return how the family's rows look in this dialect; raise `ConfigurationError` for a type without a codec."""
-        shapes = self._shapes.get((family, dialect.name))
+        # Of one database, drivers return some values in ways of their own. No engine is known yet: no driver either.
+        kind = family, dialect.name, getattr(dialect, "driver", "")
+        shapes = self._shapes.get(kind)
         if shapes is None or len(shapes.layouts) != len(family.mappers):
             shapes = Shapes(family, dialect)
-            self._shapes[family, dialect.name] = shapes
+            self._shapes[kind] = shapes
         return shapes
 
     def scope(self, family: Family, facts: EngineFacts, options: Mapping[str, Any]) -> Scope:

@@ -89,12 +89,17 @@ class Ending:
     def handle_error(self, context: ExceptionContext) -> None:
         """Answer a statement that failed: OR ROLLBACK ended the transaction, or it found the database locked."""
         connection = context.connection
-        if context.statement is None or connection is None or connection.closed or connection.invalidated:
+        if connection is None or connection.closed or connection.invalidated:
             return
         unit = self._core.unit_of(connection)
         if unit is None or unit.is_fresh or unit.phase is not Phase.OPEN:
             return
-        if driver_in_transaction(connection.connection.driver_connection) is False:
+        said = driver_transaction(connection.connection.driver_connection)
+        if said is Transaction.BEGUN:
+            unit.doubted = True
+        elif context.statement is None:
+            return
+        elif said is Transaction.NONE:
             unit.clear()
         elif connection.dialect.name == "sqlite":
             unit.snapshot = True  # it may have been the write that did not get the lock: others still commit
@@ -166,7 +171,9 @@ class Ending:
     def _failed(self, dbapi_connection: Any, unit: Unit, error: BaseException) -> None:
         """Answer a COMMIT that raised."""
         refused = isinstance(error, (self._dialect.loaded_dbapi.Error, WriteThroughError))
-        if not refused or self._dialect.is_disconnect(error, dbapi_connection, None):  # type: ignore[arg-type]  # refused
+        if not refused and self._dialect.is_async and self._dialect.name == "sqlite":
+            outwait(self._core, dbapi_connection, unit)
+        elif not refused or self._dialect.is_disconnect(error, dbapi_connection, None):  # type: ignore[arg-type]  # refused
             abandon(self._core, unit)  # it may still be under way
         else:
             # SQLite's BUSY leaves the transaction open, and SQLAlchemy would return it to the pool like that.
@@ -188,5 +195,25 @@ def roll_back(core: Core, dbapi_connection: Any, unit: Unit) -> None:
     except Exception as error:  # noqa: BLE001 - whoever ended the transaction hears of it from SQLAlchemy
         core.cache.report(error)
         abandon(core, unit)
+    except BaseException:  # a task was cancelled, perhaps once more: the connection will be closed
+        abandon(core, unit)
+        raise
+    else:
+        retract(core, unit)
+
+
+def outwait(core: Core, dbapi_connection: Any, unit: Unit) -> None:
+    """Answer the cancellation of a COMMIT that the driver's thread goes on with: wait until it is over.
+
+    No tombstone may expire before that: where the store keeps tombstones, nothing else holds a reader back. A rollback
+    is done when the COMMIT before it has been; then absent is right, whatever became of that. Where nobody can wait for
+    it, tombstones without a time limit stay, until the row is written again or evicted.
+    """
+    try:
+        dbapi_connection.rollback()
+    except BaseException as error:  # noqa: BLE001 - cancelled once more; the first one goes to the caller
+        if isinstance(error, Exception):
+            core.cache.report(error)
+        unit.clear()
     else:
         retract(core, unit)

@@ -6,6 +6,7 @@ Knows the databases' own words for it; knows nothing of entries, keys or stores.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -175,35 +176,61 @@ class Transaction(Enum):
     NONE = "there is none"
     OPEN = "there is one"
     FAILED = "it can only be rolled back"
+    BEGUN = "there is one, and it may have failed"
 
 
-def driver_transaction(driver_connection: object) -> Transaction:
-    """Ask a DBAPI connection of sqlite3, psycopg or psycopg2, without I/O, about its transaction.
+def driver_transaction(connection: object) -> Transaction:
+    """Ask a DBAPI connection, or a driver's own, about its transaction, without I/O.
 
+    Those of sqlite3, psycopg, psycopg2, aiosqlite and asyncpg can say; the last does not tell whether it has failed.
     PQTRANS_INERROR and the others are libpq's. https://www.postgresql.org/docs/current/libpq-status.html
     """
-    in_transaction = getattr(driver_connection, "in_transaction", None)  # sqlite3
-    if isinstance(in_transaction, bool):
-        return Transaction.OPEN if in_transaction else Transaction.NONE
-    status = getattr(getattr(driver_connection, "info", None), "transaction_status", None)  # psycopg, psycopg2
+    driver = _driver_of(connection)
+    try:
+        in_transaction = getattr(driver, "in_transaction", None)  # sqlite3, aiosqlite
+        if isinstance(in_transaction, bool):
+            return Transaction.OPEN if in_transaction else Transaction.NONE
+        is_in_transaction = getattr(driver, "is_in_transaction", None)  # asyncpg
+        if is_in_transaction is not None:
+            return Transaction.BEGUN if is_in_transaction() else Transaction.NONE
+    except ValueError:  # aiosqlite says so of a closed connection
+        return Transaction.UNKNOWN
+    status = getattr(getattr(driver, "info", None), "transaction_status", None)  # psycopg, psycopg2
     if status is None:
         return Transaction.UNKNOWN
     return Transaction.NONE if status == _IDLE else Transaction.FAILED if status == _IN_ERROR else Transaction.OPEN
 
 
-def driver_in_transaction(driver_connection: object) -> bool | None:
+def driver_in_transaction(connection: object) -> bool | None:
     """Tell whether the driver is inside a transaction, one that failed included; None where it cannot tell."""
-    said = driver_transaction(driver_connection)
+    said = driver_transaction(connection)
     return None if said is Transaction.UNKNOWN else said is not Transaction.NONE
 
 
-def driver_autocommits(driver_connection: object) -> bool:
-    """Tell whether the driver itself commits every statement: sqlite3, psycopg and psycopg2 can say."""
-    autocommit = getattr(driver_connection, "autocommit", None)
+def driver_autocommits(connection: object) -> bool:
+    """Tell whether the driver itself commits every statement: sqlite3, psycopg, psycopg2 and asyncpg's adapter can say.
+
+    aiosqlite's connections belong to its thread; where they are bound to it (in memory), Python 3.12 lets no other read
+    their `autocommit`, and it is taken for what it is unless somebody set it.
+    """
+    if getattr(connection, "isolation_level", None) == "autocommit":  # asyncpg itself knows of no such thing
+        return True
+    driver = _driver_of(connection)
+    try:
+        autocommit = getattr(driver, "autocommit", None)
+    except sqlite3.ProgrammingError:
+        autocommit = None
     if autocommit is True:
         return True
-    legacy = getattr(driver_connection, "isolation_level", "") is None and hasattr(driver_connection, "total_changes")
-    return legacy and autocommit is not False and not getattr(driver_connection, "in_transaction", True)
+    legacy = getattr(driver, "isolation_level", "") is None and hasattr(driver, "total_changes")
+    return legacy and autocommit is not False and not getattr(driver, "in_transaction", True)
+
+
+def _driver_of(connection: object) -> object:
+    """Return what SQLAlchemy's adapters of asynchronous drivers stand for, and what aiosqlite has in its thread."""
+    driver: object = getattr(connection, "driver_connection", connection)
+    wrapped = getattr(driver, "_connection", None)
+    return wrapped if isinstance(wrapped, sqlite3.Connection) else driver
 
 
 _IDLE, _IN_ERROR = 0, 3

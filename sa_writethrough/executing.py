@@ -136,6 +136,7 @@ class Executing:
 
     def _roll_back_to(self, unit: Unit, name: str) -> None:
         unit.rollback_to(name)
+        unit.doubted = False  # it succeeds, or is doubted again
         work = self._work_on(unit)
         if work is not None:
             work.flushing = False  # a flush that failed has no end of its own
@@ -162,7 +163,7 @@ def _is_by_unit_of_work(effect: Effect) -> bool:
 
 
 def _refuse_autocommit(connection: Connection, written: Written) -> None:
-    if _sqla.is_autocommit(connection) or driver_autocommits(connection.connection.driver_connection):
+    if _sqla.is_autocommit(connection) or driver_autocommits(connection.connection.dbapi_connection):
         raise ConfigurationError(
             f"{written.family.base.class_.__name__} is cached, and the connection is in AUTOCOMMIT: each statement is "
             "final before the cache can be told. Write cached models in a transaction; reading them is allowed."

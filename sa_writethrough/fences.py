@@ -109,8 +109,13 @@ class Fence:
                 statement, parameters = self.shapes.by_identities([identity])
                 raw = own.execute(statement, parameters, execution_options=self.execution_options).first()
                 own.exec_driver_sql("ROLLBACK")
+                if engine.dialect.is_async:
+                    own.invalidate()  # closes it even where the task is cancelled meanwhile
         except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # a writer holds the lock, or there is no way in
             return None
+        except BaseException as error:  # a task was cancelled
+            _sqla.let_go_of_cursors(error)
+            raise
         return None if raw is None else self.shapes.read(raw)
 
 

@@ -1,53 +1,65 @@
-"""`register`: ties the read side and the write side to a Session factory, and the object that it returns."""
+"""`register`: ties the read side and the write side to a Session factory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from dogpile.cache import CacheRegion
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect, Engine, Result
-from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, scoped_session, sessionmaker
 
-from sa_writethrough import _sqla
-from sa_writethrough.bulk import Bulk
-from sa_writethrough.cache import EntryCache, Stats
-from sa_writethrough.coherence import Hit, Intent
-from sa_writethrough.core import Core
 from sa_writethrough.dogpile import store_of
-from sa_writethrough.entities import Entities, Family, Models, mapper_of
-from sa_writethrough.events import Event
+from sa_writethrough.entities import Entities, Models
 from sa_writethrough.exceptions import ConfigurationError
-from sa_writethrough.loading import Loading
-from sa_writethrough.lookups import Lookups
+from sa_writethrough.factories import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    is_async,
+    session_class_of,
+    sync_class_of,
+    with_class_of_its_own,
+)
 from sa_writethrough.policy import CachePolicy
+from sa_writethrough.registered import REGISTRATION, WriteThroughCache
+from sa_writethrough.registered_async import AsyncWriteThroughCache
 from sa_writethrough.stores.base import Store
-from sa_writethrough.stores.urls import open_store
-from sa_writethrough.writing import Writing
+from sa_writethrough.stores.memcached_async import AsyncMemcachedStore
+from sa_writethrough.stores.urls import open_async_store, open_store
 
-__all__ = ["WriteThroughCache", "register"]
+__all__ = ["AsyncWriteThroughCache", "WriteThroughCache", "register"]
 
-T = TypeVar("T")
-AnySession: TypeAlias = Session | scoped_session[Any]
-_REGISTRATION = "_sa_writethrough_registration"
-"""On the Session class that a factory makes: its registration."""
+S = TypeVar("S", bound=AsyncSession)
 
 
+@overload
+def register(
+    factory: async_sessionmaker[S] | async_scoped_session[S] | type[AsyncSession],
+    store: Any = ...,
+    *,
+    models: Models | None = ...,
+    policy: CachePolicy | None = ...,
+) -> AsyncWriteThroughCache: ...
+@overload
+def register(
+    factory: Any,
+    store: Any = ...,
+    *,
+    models: Models | None = ...,
+    policy: CachePolicy | None = ...,
+) -> WriteThroughCache: ...
 def register(
     factory: Any,
     store: Any = "memory://",
     *,
     models: Models | None = None,
     policy: CachePolicy | None = None,
-) -> WriteThroughCache:
+) -> WriteThroughCache | AsyncWriteThroughCache:
     """Keep a cache equal to the database for every session that *factory* makes, from now on.
 
     factory:
-        A `sessionmaker`, a `scoped_session`, or a Session class (`sqlalchemy.orm.Session` itself for all sessions).
-        Register before it is used, and register every factory that writes the cached models.
+        A `sessionmaker`, a `scoped_session`, or a Session class (`sqlalchemy.orm.Session` itself for all sessions); or
+        an `async_sessionmaker`, an `async_scoped_session`, or a class of asynchronous sessions: for these an
+        `AsyncWriteThroughCache` is returned. Register before it is used, and register every factory that writes the
+        cached models.
     store:
         A URL (`memory://`, `memcached://host:port,host:port`, `memcached+unix:///path`), a dogpile.cache region that is
         configured with one of our backends, or a `Store`.
@@ -57,192 +69,51 @@ def register(
         What holds for models whose marker is True, and for *models*.
 
     Raises `ConfigurationError` for anything that cannot work: a factory that is registered already, a class that is not
-    mapped, a column whose type has no codec, an unknown URL.
+    mapped, a column whose type has no codec, an unknown URL, a store that would block an event loop.
     """
-    target = _target(factory)
     if policy is not None and not isinstance(policy, CachePolicy):
         raise ConfigurationError(f"policy={policy!r}: give a CachePolicy.")
-    if _REGISTRATION in vars(target):
-        raise ConfigurationError(
-            f"{factory!r} is registered already. Call unregister() on what the first register() returned, or use that."
-        )
     entities = Entities(models, policy or CachePolicy())
+    return _register_async(factory, store, entities) if is_async(factory) else _register(factory, store, entities)
+
+
+def _register(factory: Any, store: Any, entities: Entities) -> WriteThroughCache:
+    target = session_class_of(factory)
+    _require_unregistered(factory, target)
     opened = _open(store)
+    if isinstance(opened, AsyncMemcachedStore):
+        raise ConfigurationError(
+            f"{factory!r} makes synchronous sessions, and an AsyncMemcachedStore serves asynchronous ones: "
+            "give its URL."
+        )
     try:
         cache = WriteThroughCache(target, factory, opened, entities)
     except BaseException:
         opened.close()
         raise
-    setattr(target, _REGISTRATION, cache)
+    setattr(target, REGISTRATION, cache)
     return cache
 
 
-class WriteThroughCache:
-    """One registration. Thread-safe. Made by `register`."""
-
-    def __init__(self, target: Any, factory: Any, store: Store, entities: Entities) -> None:
-        self._target = target
-        self._factory = factory
-        bind = _bind_of(factory)
-        self._dialect: Dialect = DefaultDialect() if bind is None else bind.dialect
-        self._core = Core(entities, EntryCache(store))
-        self._loading = Loading(self._core)
-        self._lookups = Lookups(entities, self._loading)
-        self._bulk = Bulk(self._core)
-        self._writing = Writing(self._core)
-        self._families: dict[Any, tuple[Family, Mapper[Any]]] = {}
-        for mapper in list(_sqla.all_mappers()):
-            self._take_up(mapper)
-        self._listening = [
-            (target, "do_orm_execute", self._on_execute, {}),
-            *((target, *listener) for listener in self._writing.session_listeners()),
-            (Mapper, "mapper_configured", self._mapper_configured, {}),
-        ]
-        for owner, name, listener, arguments in self._listening:
-            event.listen(owner, name, listener, **arguments)
-
-    def _on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
-        # One listener and not two: SQLAlchemy takes stock of the statement again after each.
-        return (self._bulk if state.statement.is_dml else self._lookups).on_execute(state)
-
-    # --- reading ---
-
-    @overload
-    def get(self, session: AnySession, entity: type[T], ident: Any) -> T | None: ...
-    @overload
-    def get(self, session: AnySession, entity: Mapper[T], ident: Any) -> T | None: ...
-    def get(self, session: AnySession, entity: Any, ident: Any) -> Any:
-        """Return the instance with primary key *ident*, or None; the shortest path.
-
-        As `session.get`: an instance that the session holds is returned as it is; what the cache may not serve comes
-        from the database. *ident* is a scalar, a tuple, or a dict of attribute names.
-        Raises `ConfigurationError` if *entity* is not cached by this registration.
-        """
-        family, mapper = self._families.get(entity) or self._require(entity)
-        return self._loading.get(_own(session), family, mapper, ident)
-
-    def get_many(self, session: AnySession, entity: type[T], idents: Iterable[Any]) -> list[T | None]:
-        """Return the instances with these primary keys, in their order; None for each that does not exist.
-
-        One round trip per cache node, and one SELECT for all that the cache has not. Raises as `get`.
-        """
-        family, mapper = self._families.get(entity) or self._require(entity)
-        return self._loading.get_many(_own(session), family, mapper, idents)
-
-    def contains(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> bool:
-        """Tell whether an entry for this row can be read now. For tests and operators: it may be gone at once.
-
-        *bind* says which database is meant, where the registration has seen more than one.
-        """
-        family, mapper = self._families.get(entity) or self._require(entity)
-        for scope in self._scopes(family, bind):
-            key = family.key(scope, self._loading.identity(mapper, ident))
-            if key is not None and isinstance(self._core.cache.store.read([key], scope.epoch, Intent.LOOK)[0], Hit):
-                return True
-        return False
-
-    # --- evicting ---
-
-    def evict(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> None:
-        """Drop one row's entry now, acknowledged. Raises `CacheUnavailableError` if its node does not answer."""
-        family, mapper = self._families.get(entity) or self._require(entity)
-        identity = self._loading.identity(mapper, ident)
-        keys = [family.key(scope, identity) for scope in self._scopes(family, bind)]
-        self._core.cache.evict([key for key in keys if key is not None])
-
-    def evict_all(self, entity: Any = None) -> None:
-        """Drop every entry of one model with its table hierarchy, or of all models, at the same cost for any number.
-
-        Call it after writing in ways that this registration cannot see (another program, a restored backup).
-        Raises `CacheUnavailableError` if a node does not answer.
-        """
-        families = self._core.entities.families if entity is None else [self._require(entity)[0]]
-        self._core.cache.evict([], [scope.epoch for family in families for scope in self._scopes(family, None)])
-
-    def _scopes(self, family: Family, bind: Engine | Connection | None) -> list[Any]:
-        if bind is not None:
-            return [self._core.scope_in(family, bind)]
-        return self._core.scopes(family, _bind_of(self._factory))
-
-    # --- operating ---
-
-    def stats(self) -> Stats:
-        """Return the counters since registration, as they are now."""
-        return replace(self._core.cache.stats)
-
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call *subscriber* with every event from now on; return a function that ends it."""
-        self._core.cache.subscribers.append(subscriber)
-        return lambda: self._core.cache.subscribers.remove(subscriber)
-
-    def drain(self) -> None:
-        """Wait until everything that was sent to the store without waiting has been done or has failed."""
-        self._core.cache.drain()
-
-    def unregister(self) -> None:
-        """Stop listening and close the store. Sessions made by the factory no longer keep the cache: evict it first.
-
-        The factory can be registered again. A second call does nothing.
-        """
-        if vars(self._target).get(_REGISTRATION) is not self:
-            return
-        delattr(self._target, _REGISTRATION)
-        for owner, name, listener, _ in self._listening:
-            event.remove(owner, name, listener)
-        self._writing.close()
-        self._core.cache.drain()
-        self._core.cache.store.close()
-
-    # --- models ---
-
-    def _require(self, entity: Any) -> tuple[Family, Mapper[Any]]:
-        mapper = mapper_of(entity)
-        found = self._core.entities.require(mapper), mapper
-        self._families[entity] = found
-        return found
-
-    def _mapper_configured(self, mapper: Mapper[Any], _class: type) -> None:
-        self._take_up(mapper)
-
-    def _take_up(self, mapper: Mapper[Any]) -> None:
-        if self._core.entities.family_of(mapper) is not None:
-            return
-        family = self._core.entities.add(mapper)
-        self._loading.routing.forget()
-        self._lookups.forget()
-        if family is not None:
-            self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
+def _register_async(factory: Any, store: Any, entities: Entities) -> AsyncWriteThroughCache:
+    _require_unregistered(factory, sync_class_of(factory))
+    opened = _open_for_loops(store)
+    target, undo = with_class_of_its_own(factory)
+    try:
+        cache = WriteThroughCache(target, factory, opened, entities)
+    except BaseException:
+        undo()
+        opened.close()
+        raise
+    setattr(target, REGISTRATION, cache)
+    return AsyncWriteThroughCache(cache, undo)
 
 
-def _own(session: AnySession) -> Session:
-    """Return the session itself, of a scoped session the one of this scope."""
-    return session() if isinstance(session, scoped_session) else session
-
-
-def _target(factory: Any) -> Any:
-    """Return what carries the listeners: the factory's own Session class."""
-    if isinstance(factory, scoped_session):
-        factory = factory.session_factory
-    if isinstance(factory, sessionmaker):
-        return factory.class_
-    if isinstance(factory, type) and issubclass(factory, Session):
-        return factory
-    if hasattr(factory, "sync_session_class") or type(factory).__name__ == "async_sessionmaker":
+def _require_unregistered(factory: Any, target: type) -> None:
+    if REGISTRATION in vars(target):
         raise ConfigurationError(
-            f"{factory!r} makes asynchronous sessions, which this version does not keep a cache for. Leave its models "
-            "uncached, or write them through a sessionmaker."
+            f"{factory!r} is registered already. Call unregister() on what the first register() returned, or use that."
         )
-    raise ConfigurationError(
-        f"{factory!r} is no Session factory: give a sessionmaker, a scoped_session, or a Session class."
-    )
-
-
-def _bind_of(factory: Any) -> Engine | Connection | None:
-    """Return what the factory's sessions are bound to, if that is one thing and known already."""
-    if isinstance(factory, scoped_session):
-        factory = factory.session_factory
-    bind = factory.kw.get("bind") if isinstance(factory, sessionmaker) and not factory.kw.get("binds") else None
-    return bind if isinstance(bind, Engine | Connection) else None
 
 
 def _open(store: Any) -> Store:
@@ -253,3 +124,15 @@ def _open(store: Any) -> Store:
     if isinstance(store, Store):
         return store
     raise ConfigurationError(f"{store!r} is no store: give a URL, a configured dogpile.cache region, or a Store.")
+
+
+def _open_for_loops(store: Any) -> Store:
+    if isinstance(store, str):
+        return open_async_store(store)
+    opened = _open(store)
+    if getattr(opened, "blocks", True):
+        raise ConfigurationError(
+            f"{store!r} would block the event loop of asynchronous sessions: give a memcached:// or memory:// URL. A "
+            "store of your own that never blocks says so with `blocks = False`."
+        )
+    return opened

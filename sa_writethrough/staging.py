@@ -5,15 +5,17 @@ Reads back, inside the transaction, the rows whose stored values are not known. 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from sa_writethrough import _sqla
 from sa_writethrough.cache import Claim, Publication
 from sa_writethrough.core import Core
 from sa_writethrough.entities import Family
-from sa_writethrough.exceptions import CodecError
+from sa_writethrough.exceptions import CacheUnavailableError, CodecError
 from sa_writethrough.policy import OnWrite
 from sa_writethrough.rows import chunks
 from sa_writethrough.unit import Phase, Touch, Unit
@@ -29,12 +31,17 @@ def announce(core: Core, connection: Connection | None, unit: Unit) -> None:
     The tombstones are on their way while rows are read back. Raises `CacheUnavailableError`, or what the database says
     to the reading back; then nothing is left announced and the caller rolls back.
     """
+    if unit.doubted:
+        unit.forget_values()  # what is a COMMIT here may be a ROLLBACK there: absent is right after both
     announcement = core.cache.announce(_claims(unit))
     try:
         if connection is not None:
             _read_back(core, connection, unit)
-    except BaseException:
-        core.cache.retract(announcement.wait())
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            _sqla.let_go_of_cursors(error)  # a task was cancelled
+        with contextlib.suppress(CacheUnavailableError):  # counted, and not what the caller must hear of
+            core.cache.retract(announcement.wait())
         raise
     unit.tokens = announcement.wait()
     unit.phase = Phase.ANNOUNCED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from sa_writethrough.coherence import (
     Announce,
@@ -28,8 +28,8 @@ from sa_writethrough.coherence import (
 )
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.stores import _plans as plans
-from sa_writethrough.stores._connection import Connection, Plan, Run
-from sa_writethrough.stores._nodes import Node
+from sa_writethrough.stores._node import NodeBase
+from sa_writethrough.stores._pipeline import Pipeline, Plan, Run
 from sa_writethrough.stores._plans import ItemToken, MakeToken
 
 __all__ = ["Barrier", "Batch", "Part", "Refused", "parts_of", "results", "start", "token_maker", "waves_of"]
@@ -53,15 +53,15 @@ class Part(NamedTuple):
     """
 
     places: Sequence[int]
-    node: Node
-    plan: Callable[[Connection], Plan[Outcome]]
-    connection: Connection | None = None
+    node: NodeBase[Any]
+    plan: Callable[[Pipeline], Plan[Outcome]]
+    connection: Pipeline | None = None
 
 
 _Started: TypeAlias = "Sequence[tuple[Part, Run[Outcome]]]"
 
 
-def token_maker(node: Node, connection: Connection) -> MakeToken:
+def token_maker(node: NodeBase[Any], connection: Pipeline) -> MakeToken:
     """Return what makes tokens of items that are seen or stored over *connection*."""
     return partial(ItemToken, node, connection if connection.binds_tokens else None)
 
@@ -84,13 +84,13 @@ def waves_of(changes: Sequence[Change]) -> list[Sequence[int]]:
 def parts_of(
     changes: Sequence[Change],
     places: Iterable[int],
-    owner: Callable[[str], Node],
-    nodes: Sequence[Node],
+    owner: Callable[[str], NodeBase[Any]],
+    nodes: Sequence[NodeBase[Any]],
     max_bytes: int,
 ) -> list[Part]:
     """Return the conversations that the changes at *places* come to."""
     parts: list[Part] = []
-    announced: dict[tuple[Node, str], list[int]] = {}
+    announced: dict[tuple[NodeBase[Any], str], list[int]] = {}
     for place in places:
         change = changes[place]
         if isinstance(change, Announce):
@@ -106,8 +106,8 @@ def parts_of(
 def _parts_of_one(  # noqa: PLR0911 - one return per kind of change
     change: Change,
     place: int,
-    owner: Callable[[str], Node],
-    nodes: Sequence[Node],
+    owner: Callable[[str], NodeBase[Any]],
+    nodes: Sequence[NodeBase[Any]],
     max_bytes: int,
 ) -> list[Part]:
     match change:
@@ -135,7 +135,7 @@ def start(parts: Sequence[Part]) -> _Started:
     if len(parts) == 1:
         (part,) = parts
         return [*zip(parts, _send(part.node, part.connection, [part.plan]), strict=True)]
-    together: dict[tuple[Node, Connection | None], list[Part]] = {}
+    together: dict[tuple[NodeBase[Any], Pipeline | None], list[Part]] = {}
     for part in parts:
         together.setdefault((part.node, part.connection), []).append(part)
     started: list[tuple[Part, Run[Outcome]]] = []
@@ -145,7 +145,7 @@ def start(parts: Sequence[Part]) -> _Started:
 
 
 def _send(
-    node: Node, connection: Connection | None, conversations: Sequence[Callable[[Connection], Plan[Outcome]]]
+    node: NodeBase[Any], connection: Pipeline | None, conversations: Sequence[Callable[[Pipeline], Plan[Outcome]]]
 ) -> Sequence[Run[Outcome]]:
     return node.start(conversations) if connection is None else node.start_on(connection, conversations)
 
@@ -163,10 +163,10 @@ class Batch:
         self._started += started
 
     def push(self) -> None:
-        """Send what is still to be sent. Wait for those alone whose first answer decides what is sent next."""
+        """Send what is still to be sent. Those whose first answer decides what is sent next are seen through."""
         for part, run in self._started:
             if isinstance(self._changes[part.places[0]], Evict | EvictEpoch):
-                part.node.finish(run)
+                part.node.see_through(run)
             else:
                 part.node.push(run)
 
@@ -193,7 +193,7 @@ class Refused:
 class Barrier:
     """The reply to an empty batch: everything that was posted before is done."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[NodeBase[Any]]) -> None:
         self._nodes = nodes
 
     def wait(self) -> Sequence[Outcome]:
@@ -203,7 +203,7 @@ class Barrier:
         return []
 
 
-def results(node: Node, run: Run[T], count: int) -> Sequence[T | Failed]:
+def results(node: NodeBase[Any], run: Run[T], count: int) -> Sequence[T | Failed]:
     """Wait for *run*; return its results, or *count* times what went wrong."""
     node.finish(run)
     if run.results is not None:
@@ -228,22 +228,22 @@ def _together(change: Change, answers: Sequence[Outcome]) -> Outcome:
 # --- plans on a connection ------------------------------------------------------------------------------------------
 
 
-def _announce(node: Node, changes: Sequence[Announce], on: Connection) -> Plan[Outcome]:
+def _announce(node: NodeBase[Any], changes: Sequence[Announce], on: Pipeline) -> Plan[Outcome]:
     return plans.announce(changes, on.fresh, token_maker(node, on), node.remember)
 
 
-def _announce_epoch(node: Node, change: AnnounceEpoch, on: Connection) -> Plan[Outcome]:
+def _announce_epoch(node: NodeBase[Any], change: AnnounceEpoch, on: Pipeline) -> Plan[Outcome]:
     return plans.announce_epoch(change, on.fresh, token_maker(node, on))
 
 
-def _settle(change: Publish | Fill | Retract, own: ItemToken, max_bytes: int, on: Connection) -> Plan[Outcome]:
+def _settle(change: Publish | Fill | Retract, own: ItemToken, max_bytes: int, on: Pipeline) -> Plan[Outcome]:
     return plans.settle(change, own, on.fresh, max_bytes)
 
 
-def _put(change: Put, max_bytes: int, on: Connection) -> Plan[Outcome]:
+def _put(change: Put, max_bytes: int, on: Pipeline) -> Plan[Outcome]:
     return plans.put(change, on.fresh, max_bytes)
 
 
-def _evict(key: str, on: Connection) -> Plan[Outcome]:
+def _evict(key: str, on: Pipeline) -> Plan[Outcome]:
     del on
     return plans.evict(key)

@@ -1,8 +1,7 @@
-"""One connection: what was sent over it, which replies it still owes, and who waits for them. Knows no keys, no nodes.
+"""One connection of threads: how its runs' bytes are moved, and who waits for them. Knows no keys, no nodes.
 
-A `Plan` says what to send and what the replies mean; a `Run` is a plan under way. Runs share a connection: nobody holds
-it between sending and reading, and whoever reads next reads the earlier runs' replies first and hands them over. So a
-thread that waits for a reply can never wait for a thread that waits for the same connection.
+Nobody holds it between sending and reading, and whoever reads next reads the earlier runs' replies first and hands them
+over. So a thread that waits for a reply can never wait for a thread that waits for the same connection.
 
 The lock guards the socket and the two queues. The outbox needs none: whoever finds the connection in use leaves a run
 there, and the user sends it on release.
@@ -11,30 +10,20 @@ there, and the user sends it on release.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from sa_writethrough.coherence import Hit
-from sa_writethrough.exceptions import CacheUnavailableError, ConfigurationError
-from sa_writethrough.stores._meta import MalformedReplyError, Reply, ReplyReader
+from sa_writethrough.exceptions import CacheUnavailableError
+from sa_writethrough.stores._meta import MalformedReplyError
+from sa_writethrough.stores._pipeline import Pipeline, Run
 
-__all__ = ["RECEIVE_BYTES", "Connection", "Plan", "Run"]
+__all__ = ["RECEIVE_BYTES", "Connection"]
 
-T = TypeVar("T")
-
-Plan: TypeAlias = Generator[Sequence[bytes], Sequence[Any], Sequence[T]]
-"""Yields commands, at least one, is sent one reply for each, and returns its results."""
-
-WINDOW_PARTS = 128
-WINDOW_BYTES = 32 * 1024
-"""How much may be unanswered at once. Both ends' socket buffers hold that much, in that many pieces, so a server that
-waits for us to read can never make us wait for it to read: no batch can deadlock."""
-PART_BYTES = WINDOW_BYTES // 2
-"""Of a larger run the second part is sent before the first one's replies are read: the server need not wait for us."""
 RECEIVE_BYTES = 8 * 1024
 """For the few replies of a hot path; a buffer that need not grow."""
 _RECEIVE_MANY_BYTES = 64 * 1024
@@ -44,115 +33,13 @@ _READABLE = int(getattr(select, "POLLIN", 0))
 _WATCHED = _READABLE | int(getattr(select, "POLLRDHUP", 0))
 
 
-class Run(Generic[T]):
-    """A plan under way. `done` once it has *results* or an *error*; the lock of its connection guards the rest.
-
-    *commands* are what to send, and *count* how many replies they get. A subclass may understand the usual replies by
-    itself (`skim`, `read`), faster than a plan would.
-    """
-
-    __slots__ = ("_plan", "_replies", "commands", "connection", "count", "error", "results")
-
-    def __init__(self, plan: Plan[T], connection: Connection) -> None:
-        self.connection: Connection | None = connection
-        self.results: Sequence[T] | None = None
-        self.error: Exception | None = None
-        self.commands: Sequence[bytes] = next(plan)
-        self.count = len(self.commands)
-        self._plan: Plan[T] | None = plan
-        self._replies: list[Reply | Hit] = []
-
-    @classmethod
-    def failed(cls, error: Exception) -> Run[T]:
-        """Return a run that has already failed."""
-        run = cls.__new__(cls)
-        run.connection, run.results, run.error = None, None, error
-        return run
-
-    def parts(self) -> list[tuple[bytes, int]]:
-        """Return the commands in parts that fit into the window, each with the number of its replies."""
-        whole = b"".join(self.commands)
-        if len(whole) <= PART_BYTES:
-            return [(whole, self.count)]
-        parts: list[tuple[bytes, int]] = []
-        part: list[bytes] = []
-        size = 0
-        for command in self.commands:
-            if part and size + len(command) > PART_BYTES:
-                parts.append((b"".join(part), len(part)))
-                part, size = [], 0
-            part.append(command)
-            size += len(command)
-        return [*parts, (b"".join(part), len(part))]
-
-    def skim(self, answer: bytes) -> bool:
-        """Whether *answer* is all that the run was waiting for. Then it is done."""
-        del answer
-        return False
-
-    def read(self, reader: ReplyReader, most: int) -> Sequence[Reply | Hit]:
-        """Return the replies that are there, but not more than *most*."""
-        return reader.replies(most)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing more will be sent or read for it."""
-        return self.results is not None or self.error is not None
-
-    def take(self, some: Sequence[Reply | Hit]) -> bool:
-        """Take the next replies. Return whether the plan has `commands` to be sent now."""
-        self._replies += some
-        if len(self._replies) < self.count:
-            return False
-        replies, self._replies = self._replies, []
-        if self._plan is None:
-            self._plan = self._begun()
-        try:
-            self.commands = self._plan.send(replies)
-            self.count = len(self.commands)
-        except StopIteration as stop:
-            self.results = stop.value
-            return False
-        except ConfigurationError as error:
-            self.error = error
-            return False
-        return True
-
-    def fail(self, error: Exception) -> None:
-        """Give up: *error* is what the waiting thread gets."""
-        if self._plan is not None:
-            self._plan.close()
-        self.error = error
-
-    def _begun(self) -> Plan[T]:
-        """Return the plan of a run that was begun without one, its first commands taken."""
-        raise NotImplementedError
-
-
-class Connection:
+class Connection(Pipeline):
     """A connected socket and the runs on it. But for `hand` and `settle`, the caller holds `lock`.
 
-    *new_cas* makes the ids of new items; None where the server takes only its own, which it counts from one again after
-    a restart: there a token is good on its connection alone. *fault* turns what went wrong into the error that the runs
-    get, and tells the node.
+    *fault* turns what went wrong into the error that the runs get, and tells the node.
     """
 
-    __slots__ = (
-        "_bytes",
-        "_error",
-        "_fault",
-        "_new_cas",
-        "_poll",
-        "_queue",
-        "_reader",
-        "_sent",
-        "_taken",
-        "alive",
-        "lock",
-        "outbox",
-        "pid",
-        "sock",
-    )
+    __slots__ = ("_fault", "_poll", "lock", "outbox", "sock")
 
     def __init__(
         self,
@@ -161,20 +48,10 @@ class Connection:
         new_cas: Callable[[], int] | None,
         fault: Callable[[Connection, Exception], CacheUnavailableError],
     ) -> None:
+        super().__init__(pid, new_cas)
         self.sock = sock
-        self.pid = pid
-        self._new_cas = new_cas
-        self.alive = True
         self.lock = threading.Lock()
         self.outbox: deque[Run[Any]] = deque()
-        # Parts of runs: the commands and how many they are; and once they are sent, how many they are and their bytes.
-        self._queue: deque[tuple[Run[Any], bytes, int]] = deque()
-        self._sent: deque[tuple[Run[Any], int, int]] = deque()
-        # Bytes that are unanswered, and replies that have come to the part that is being answered.
-        self._bytes = 0
-        self._taken = 0
-        self._error: Exception | None = None
-        self._reader = ReplyReader()
         self._fault = fault
         self._poll: Callable[[int], Sequence[tuple[int, int]]] | None = None
         if sock.gettimeout() is None:
@@ -183,13 +60,9 @@ class Connection:
             self._poll = poll.poll
 
     @property
-    def binds_tokens(self) -> bool:
-        """Whether what is taken over this connection may be used over no other."""
-        return self._new_cas is None
-
-    def fresh(self) -> int | None:
-        """Return the id for a new item; None leaves it to the server."""
-        return None if self._new_cas is None else self._new_cas()
+    def is_usable(self) -> bool:
+        """Whether it is open, and not one that a forked child inherited."""
+        return self.alive and self.pid == os.getpid()
 
     @property
     def owes(self) -> bool:
@@ -234,11 +107,6 @@ class Connection:
             self.fail(self._fault(self, ConnectionAbortedError("interrupted")))
             raise
 
-    def enqueue(self, run: Run[Any]) -> None:
-        """Line up the commands of *run*; `flush` sends them."""
-        for part, count in run.parts():
-            self._queue.append((run, part, count))
-
     def begin(self, run: Run[Any], commands: bytes) -> None:
         """Send *run*, whose first *commands* are not more than one part: at once, if there is room in the window."""
         sent = self._sent
@@ -273,19 +141,12 @@ class Connection:
 
     def fail(self, error: Exception) -> None:
         """Close the socket; every run on this connection gets *error*."""
-        self.alive = False
-        self._error = error
         # Closing may report what went wrong before: we know.
         with contextlib.suppress(OSError):
             self.sock.close()
-        waiting = [run for run, *_ in self._sent] + [run for run, *_ in self._queue]
         while self.outbox:
-            waiting.append(self.outbox.popleft())
-        self._sent.clear()
-        self._queue.clear()
-        for run in waiting:
-            if not run.done:
-                run.fail(error)
+            self.enqueue(self.outbox.popleft())
+        self._give_up(error)
 
     # --- without the lock --------------------------------------------------------------------------------------------
 
@@ -306,6 +167,38 @@ class Connection:
             finally:
                 self.lock.release()
 
+    def send_apart(self, run: Run[Any], commands: bytes) -> None:
+        """Send *run* now, or have it sent by the thread that is using the connection."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.begin(run, commands)
+                self.push()
+            finally:
+                self.lock.release()
+            self.settle()
+        else:
+            self.hand([run])
+
+    def push_out(self) -> None:
+        """Send everything, without waiting for who uses the connection: that thread sends it."""
+        if self.holds_back and self.lock.acquire(blocking=False):
+            try:
+                self.push()
+            finally:
+                self.lock.release()
+            self.settle()
+
+    def see_through(self, run: Run[Any]) -> None:
+        """Wait until *run* is done: its thread alone reads what decides how it goes on."""
+        if not run.done:
+            self.wait_for(run)
+
+    def wait_for(self, run: Run[Any]) -> None:
+        """Send and read until *run* is done."""
+        with self.lock:
+            self.finish(run)
+        self.settle()
+
     # --- with it -----------------------------------------------------------------------------------------------------
 
     def _guarded(self, action: Callable[..., None], *arguments: Any) -> None:
@@ -321,23 +214,13 @@ class Connection:
             self.fail(self._fault(self, ConnectionAbortedError(f"interrupted by {type(error).__name__}")))
             raise
 
-    def _has_room(self, size: int) -> bool:
-        return len(self._sent) < WINDOW_PARTS and self._bytes + size <= WINDOW_BYTES
-
     def _flush(self) -> None:
         while self.outbox:
             self.enqueue(self.outbox.popleft())
-        batch: list[bytes] = []
-        while self._queue:
-            run, part, count = self._queue[0]
-            if self._sent and not self._has_room(len(part)):
-                break
-            self._queue.popleft()
-            self._sent.append((run, count, len(part)))
-            self._bytes += len(part)
-            batch.append(part)
-        if batch:
-            self.sock.sendall(b"".join(batch))
+        if self._queue:
+            commands = self._next()
+            if commands:
+                self.sock.sendall(commands)
 
     def _push(self) -> None:
         self._flush()
@@ -364,25 +247,3 @@ class Connection:
         if not received:
             raise ConnectionResetError("the server closed the connection")
         self._accept(received)
-
-    def _accept(self, received: bytes) -> None:
-        sent = self._sent
-        if len(sent) == 1 and not self._taken and self._reader.is_empty and sent[0][0].skim(received):
-            sent.clear()
-            self._bytes = 0
-            return
-        self._reader.feed(received)
-        while sent:
-            run, count, size = sent[0]
-            replies = run.read(self._reader, count - self._taken)
-            self._taken += len(replies)
-            more = run.take(replies)
-            if self._taken < count:
-                return
-            sent.popleft()
-            self._taken = 0
-            self._bytes -= size
-            if more:
-                self.enqueue(run)
-        if not self._reader.is_empty:
-            raise MalformedReplyError("a reply that nobody asked for")

@@ -6,20 +6,31 @@ goes to the plan (`_plans`) that means the same, which is made only then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-from sa_writethrough.coherence import Announce, Fill, Hit, Intent, Outcome, Publish, Reading, Retract, Settled
+from sa_writethrough.coherence import (
+    Announce,
+    Fill,
+    Hit,
+    Intent,
+    Leased,
+    Outcome,
+    Publish,
+    Reading,
+    Retract,
+    Settled,
+    Token,
+)
 from sa_writethrough.stores import _meta as meta
 from sa_writethrough.stores import _plans as plans
 from sa_writethrough.stores._batches import results, token_maker
-from sa_writethrough.stores._connection import PART_BYTES, Connection, Plan, Run
 from sa_writethrough.stores._meta import Reply, ReplyReader
-from sa_writethrough.stores._nodes import Node
+from sa_writethrough.stores._node import NodeBase
+from sa_writethrough.stores._pipeline import PART_BYTES, Pipeline, Plan, Run
 from sa_writethrough.stores._plans import ItemToken
 
-__all__ = ["Announcing", "ReadingMany", "Settling", "Settlement"]
+__all__ = ["Announcing", "ReadingMany", "ReadingOne", "Settling", "Settlement"]
 
 Settlement: TypeAlias = Publish | Fill | Retract
 """What is done to one's own tombstone or lease."""
@@ -30,7 +41,7 @@ class Announcing(Run[Outcome]):
 
     __slots__ = ("_changes", "_node")
 
-    def __init__(self, node: Node, connection: Connection, changes: Sequence[Announce], commands: bytes) -> None:
+    def __init__(self, node: NodeBase[Any], connection: Pipeline, changes: Sequence[Announce], commands: bytes) -> None:
         self.connection = connection
         self.results = self.error = self._plan = None
         self.commands = (commands,)
@@ -60,6 +71,11 @@ class Announcing(Run[Outcome]):
         self.results = tokens
         return True
 
+    def taken(self) -> list[tuple[str, Token]]:
+        """Return the tombstones."""
+        outcomes = zip(self._changes, self.results or (), strict=False)
+        return [(change.key, outcome) for change, outcome in outcomes if isinstance(outcome, Token)]
+
     def _begun(self) -> Plan[Outcome]:
         node, connection = self._node, self.connection
         assert connection is not None  # noqa: S101 - only a run that has failed has none
@@ -74,7 +90,7 @@ class Settling(Run[Outcome]):
     __slots__ = ("_changes", "_max_bytes")
 
     def __init__(
-        self, connection: Connection, changes: Sequence[tuple[Settlement, ItemToken]], commands: bytes, max_bytes: int
+        self, connection: Pipeline, changes: Sequence[tuple[Settlement, ItemToken]], commands: bytes, max_bytes: int
     ) -> None:
         self.connection = connection
         self.results = self.error = self._plan = None
@@ -102,12 +118,12 @@ class Settling(Run[Outcome]):
 class ReadingMany(Run[Reading]):
     """Reads of keys of one epoch (or of none) on one node: rows become hits straight from the buffer."""
 
-    __slots__ = ("_begin", "_open", "_remember")
+    __slots__ = ("_epoch", "_intent", "_keys", "_node", "_open")
 
     def __init__(  # noqa: PLR0917 - one call, on the hot path
         self,
-        node: Node,
-        connection: Connection,
+        node: NodeBase[Any],
+        connection: Pipeline,
         keys: Sequence[str],
         epoch: str | None,
         intent: Intent,
@@ -118,12 +134,9 @@ class ReadingMany(Run[Reading]):
         self.commands = (commands,)
         self.count = len(keys) + (epoch is not None)
         self._replies = []
+        self._node, self._keys, self._epoch, self._intent = node, keys, epoch, intent
         # Of rows without an epoch nothing is known beforehand; else the first reply tells.
         self._open: meta.OpenEpoch | None = None
-        self._remember = partial(node.remember, epoch or "")
-        self._begin: Callable[[], Plan[Reading]] = partial(
-            plans.read, keys, epoch, intent, token=token_maker(node, connection), remember=node.remember
-        )
 
     def parts(self) -> list[tuple[bytes, int]]:
         """Return the commands, each of which is one line, in parts."""
@@ -148,14 +161,50 @@ class ReadingMany(Run[Reading]):
             return first
         head = first[0]
         if isinstance(head, Reply) and head.code == b"HD" and head.kind != meta.Kind.TOMBSTONE and head.cas:
-            self._open = self._remember(head.cas)
+            self._open = self._node.remember(self._epoch or "", head.cas)
             return first + reader.rows(most - 1, self._open)
         return first + reader.replies(most - 1)
 
+    def taken(self) -> list[tuple[str, Token]]:
+        """Return the leases."""
+        readings = zip(self._keys, self.results or (), strict=False)
+        return [(key, reading.token) for key, reading in readings if isinstance(reading, Leased)]
+
     def _begun(self) -> Plan[Reading]:
-        plan = self._begin()
+        node, connection = self._node, self.connection
+        assert connection is not None  # noqa: S101 - only a run that has failed has none
+        token, remember = token_maker(node, connection), node.remember
+        plan = plans.read(self._keys, self._epoch, self._intent, token=token, remember=remember)
         next(plan)
         return plan
+
+
+class ReadingOne(ReadingMany):
+    """The read of one key whose epoch was open when it was last looked at."""
+
+    __slots__ = ("_known",)
+
+    def __init__(  # noqa: PLR0917 - one call, on the hot path
+        self, node: NodeBase[Any], connection: Pipeline, key: str, epoch: str, intent: Intent, commands: bytes
+    ) -> None:
+        super().__init__(node, connection, (key,), epoch, intent, commands)
+        self._known = node.epochs.get(epoch)
+
+    def skim(self, answer: bytes) -> bool:
+        """Whether *answer* is the epoch's line as it was before, and then its row."""
+        row = None if self._known is None else meta.hit(answer, self._known)
+        if row is None:
+            return False
+        self.results = (row,)
+        return True
+
+    def skim_first(self, reader: ReplyReader) -> bool:
+        """Whether what *reader* has begins with that, and take it: other runs' answers follow."""
+        row = None if self._known is None else reader.hit(self._known)
+        if row is None:
+            return False
+        self.results = (row,)
+        return True
 
 
 def _no_id() -> None:

@@ -260,6 +260,25 @@ class ReplyReader:
         self._at = at
         return found
 
+    def hit(self, epoch: OpenEpoch) -> bytes | None:
+        """Return the row that comes first, if the epoch's line and then one row of its stamp are there, and take it.
+
+        As the function `hit`, for one of many answers.
+        """
+        buffer, at = self._buffer, self._at
+        if self._pieces or not buffer.startswith(epoch.line, at):
+            return None
+        line = _row_at(buffer, at + len(epoch.line))
+        if line is None:
+            return None
+        start = line.end()
+        stop = start + int(line[1])
+        # What does not end as it should is for `replies` to complain of.
+        if not buffer.startswith(_END, stop) or not buffer.startswith(epoch.stamp, start):
+            return None
+        self._at = stop + len(_END)
+        return buffer[start + STAMP_BYTES : stop]
+
     def rows(self, most: int, epoch: OpenEpoch) -> list[Reply | Hit]:
         """Like `replies`, but rows of this *epoch*, which nearly all of a reader's replies are, come as hits.
 

@@ -9,54 +9,33 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 from sa_writethrough.exceptions import CacheUnavailableError
-from sa_writethrough.stores._connecting import Address, ConnectOptions, connect, has_explicit_cas
-from sa_writethrough.stores._connection import Connection, Plan, Run
-from sa_writethrough.stores._meta import OpenEpoch, stamp_of
+from sa_writethrough.stores._connecting import Address, connect, has_explicit_cas
+from sa_writethrough.stores._connection import Connection
+from sa_writethrough.stores._node import NodeBase, NodeOptions, random_cas
+from sa_writethrough.stores._pipeline import Plan, Run
 
 __all__ = ["Node", "NodeOptions", "Ring", "random_cas"]
 
 T = TypeVar("T")
+N = TypeVar("N", bound=NodeBase[Any])
 
 _RING_POINTS = 160
 """Per node. Enough that of three nodes none gets more than a tenth above its share."""
-_EPOCHS_REMEMBERED = 1024
 
 
-def random_cas() -> int:
-    """Return an id that no item has had: 64 random bits, not zero. A forked child draws others than its parent."""
-    return int.from_bytes(os.urandom(8), "big") or 1
-
-
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """What every node of a store shares. *pool_size* bounds the idle connections; *retry_after* is in seconds."""
-
-    connecting: ConnectOptions = field(default_factory=ConnectOptions)
-    pool_size: int = 64
-    retry_after: float = 1.0
-    clock: Callable[[], float] = time.monotonic
-    new_cas: Callable[[], int] = random_cas
-
-
-class Node:
+class Node(NodeBase[Connection]):
     """One server and the connections to it. Thread-safe; a forked child starts with none."""
 
     def __init__(self, address: Address, options: NodeOptions) -> None:
-        self.name = str(address)
-        self._address = address
-        self._options = options
+        super().__init__(address, options)
         self._pool_size = options.pool_size
-        # Under which ids epochs were open when they were last looked at: a guess, which every answer confirms.
-        self.epochs: dict[str, OpenEpoch] = {}
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -143,29 +122,11 @@ class Node:
 
     def start_on(self, connection: Connection, plans: Sequence[Callable[[Connection], Plan[T]]]) -> list[Run[T]]:
         """Send *plans* over *connection* and no other, or fail."""
-        if not connection.alive or connection.pid != os.getpid():
+        if not connection.is_usable:
             return [Run.failed(self._gone()) for _ in plans]
         runs = [Run(plan(connection), connection) for plan in plans]
         connection.hand(runs)
         return runs
-
-    def push(self, run: Run[T]) -> None:
-        """Send all of *run*, without waiting for its replies, nor for who uses its connection: that thread sends it."""
-        connection = run.connection
-        if connection is not None and connection.holds_back and connection.lock.acquire(blocking=False):
-            try:
-                connection.push()
-            finally:
-                connection.lock.release()
-            connection.settle()
-
-    def finish(self, run: Run[T]) -> None:
-        """Wait until *run* is done."""
-        connection = run.connection
-        if connection is not None and not run.done:
-            with connection.lock:
-                connection.finish(run)
-            connection.settle()
 
     def drain(self) -> None:
         """Wait until nothing is owed on any connection."""
@@ -175,16 +136,6 @@ class Node:
             with connection.lock:
                 connection.drain()
             connection.settle()
-
-    def remember(self, epoch: str, cas: int) -> OpenEpoch:
-        """Expect that *epoch* will still be open under this id at the next read."""
-        known = self.epochs.get(epoch)
-        if known is not None and known.stamp == stamp_of(cas):
-            return known
-        if len(self.epochs) >= _EPOCHS_REMEMBERED:
-            self.epochs.clear()
-        self.epochs[epoch] = known = OpenEpoch(epoch, cas)
-        return known
 
     # --- what can go wrong -------------------------------------------------------------------------------------------
 
@@ -208,12 +159,6 @@ class Node:
                 raise self._down.with_traceback(None)
             self._retry_at = now + self._options.retry_after
         return self._connect()
-
-    def _mark_down(self, error: Exception) -> CacheUnavailableError:
-        down = CacheUnavailableError(self._describe(error))
-        self._down = down
-        self._retry_at = self._options.clock() + self._options.retry_after
-        return down
 
     def _fault(self, connection: Connection, error: Exception) -> CacheUnavailableError:
         """Tell what a connection died of. A node that is slow is down; one that hung up may have come back already."""
@@ -240,27 +185,14 @@ class Node:
             connection.alive = False
             connection.sock.close()
 
-    def _gone(self) -> CacheUnavailableError:
-        return CacheUnavailableError(f"memcached {self.name}: the connection is gone; nothing need be done about it")
 
-    def _describe(self, error: Exception) -> str:
-        connecting = self._options.connecting
-        if isinstance(error, BlockingIOError | TimeoutError):
-            return (
-                f"memcached {self.name} did not answer in time (timeout={connecting.timeout}, "
-                f"connect_timeout={connecting.connect_timeout} seconds): is it overloaded, or are the limits too tight?"
-            )
-        reason = f"{type(error).__name__}: {error}"
-        return f"memcached {self.name} cannot be used ({reason}): is it running, and is the URL right?"
-
-
-class Ring:
+class Ring(Generic[N]):
     """Maps keys to nodes, for good: by the nodes' names, whatever their order and whether or not they answer.
 
     Consistent hashing (Karger et al., 1997), so that adding a node to the configuration moves its share of keys alone.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[N]) -> None:
         points = sorted(
             ((crc32(f"{node.name}#{n}".encode()), node) for node in nodes for n in range(_RING_POINTS)),
             key=lambda point: (point[0], point[1].name),
@@ -268,6 +200,6 @@ class Ring:
         self._hashes = [point for point, _ in points]
         self._owners = [node for _, node in points]
 
-    def owner(self, key: str) -> Node:
+    def owner(self, key: str) -> N:
         """Return the node of *key*."""
         return self._owners[bisect_right(self._hashes, crc32(key.encode())) % len(self._owners)]

@@ -1,13 +1,13 @@
 """The transitions of `coherence` as conversations in the meta protocol: what to send, and what each reply means.
 
-No socket and no time: a plan yields commands and is sent their replies (`_connection.Plan`). Compare-and-set on an
+No socket and no time: a plan yields commands and is sent their replies (`_pipeline.Plan`). Compare-and-set on an
 item's id does what the table's "own" says: any transition by anyone gives the item another id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sa_writethrough.coherence import (
     BUSY,
@@ -32,8 +32,8 @@ from sa_writethrough.stores import _meta as meta
 from sa_writethrough.stores._meta import STAMP_BYTES, Kind, Reply
 
 if TYPE_CHECKING:
-    from sa_writethrough.stores._connection import Connection, Plan
-    from sa_writethrough.stores._nodes import Node
+    from sa_writethrough.stores._node import NodeBase
+    from sa_writethrough.stores._pipeline import Pipeline, Plan
 
 __all__ = [
     "NO_STAMP",
@@ -68,7 +68,7 @@ class ItemToken(Token):
 
     __slots__ = ("cas", "connection", "node", "stamp")
 
-    def __init__(self, node: Node, connection: Connection | None, cas: int, stamp: bytes | None) -> None:
+    def __init__(self, node: NodeBase[Any], connection: Pipeline | None, cas: int, stamp: bytes | None) -> None:
         self.node = node
         self.connection = connection
         self.cas = cas

@@ -24,6 +24,9 @@ class Store(Protocol):
     `keeps_tombstones` is true where a tombstone can never be lost (the in-process store): there a fill needs no word
     from the database on SQLite, and an announcement without a time limit is allowed.
 
+    For asynchronous sessions a store says `blocks = False`: no method keeps the event loop waiting, be it that it never
+    waits or that it waits as SQLAlchemy's `await_only` does. One that does not say so is refused there.
+
     No method raises because a node is unreachable: readings and outcomes are `Failed` then.
     """
 

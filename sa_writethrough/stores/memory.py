@@ -105,6 +105,7 @@ class MemoryStore:
     """
 
     keeps_tombstones = True
+    blocks = False
 
     def __init__(
         self,

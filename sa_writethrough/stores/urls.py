@@ -12,17 +12,20 @@ import math
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.stores._connecting import Address, ConnectOptions, Credentials
-from sa_writethrough.stores._nodes import NodeOptions
+from sa_writethrough.stores._node import NodeOptions
 from sa_writethrough.stores.base import Store
 from sa_writethrough.stores.memcached import MemcachedStore
+from sa_writethrough.stores.memcached_async import AsyncMemcachedStore
 from sa_writethrough.stores.memory import MemoryStore
 
-__all__ = ["open_store"]
+__all__ = ["open_async_store", "open_store"]
+
+_Memcached: TypeAlias = "type[MemcachedStore | AsyncMemcachedStore]"
 
 _DEFAULT_PORT = 11211
 _HIGHEST_PORT = 65535
@@ -30,6 +33,15 @@ _HIGHEST_PORT = 65535
 
 def open_store(url: str) -> Store:
     """Return the store that *url* names. Nothing is connected yet. Raises `ConfigurationError`."""
+    return _opened(url, MemcachedStore)
+
+
+def open_async_store(url: str) -> Store:
+    """Return the store that *url* names, for asynchronous sessions. Raises as `open_store`."""
+    return _opened(url, AsyncMemcachedStore)
+
+
+def _opened(url: str, memcached: _Memcached) -> Store:
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -37,30 +49,30 @@ def open_store(url: str) -> Store:
     opener = _OPENERS.get(parts.scheme)
     if opener is None:
         raise ConfigurationError(f"store URL: unknown scheme {parts.scheme!r}; valid are {', '.join(_OPENERS)}")
-    return opener(parts)
+    return opener(parts, memcached)
 
 
-def _open_memory(parts: SplitResult) -> Store:
+def _open_memory(parts: SplitResult, _memcached: _Memcached) -> Store:
     if parts.netloc or parts.path:
         raise ConfigurationError("store URL: memory:// has neither a host nor a path; options go after '?'")
     return MemoryStore(**_parameters(parts, _MEMORY))
 
 
-def _open_memcached(parts: SplitResult) -> Store:
+def _open_memcached(parts: SplitResult, memcached: _Memcached) -> Store:
     login, _, places = parts.netloc.rpartition("@")
     if parts.path.strip("/"):
         raise ConfigurationError(f"store URL: memcached:// takes no path, not {parts.path!r}")
-    return _memcached(parts, login, [_host_and_port(place) for place in places.split(",")])
+    return _open_nodes(parts, memcached, login, [_host_and_port(place) for place in places.split(",")])
 
 
-def _open_memcached_unix(parts: SplitResult) -> Store:
+def _open_memcached_unix(parts: SplitResult, memcached: _Memcached) -> Store:
     login, _, host = parts.netloc.rpartition("@")
     if host or not parts.path.strip("/"):
         raise ConfigurationError("store URL: memcached+unix:// needs the socket's absolute path, after three slashes")
-    return _memcached(parts, login, [(unquote(parts.path), None)])
+    return _open_nodes(parts, memcached, login, [(unquote(parts.path), None)])
 
 
-def _memcached(parts: SplitResult, login: str, places: list[tuple[str, int | None]]) -> Store:
+def _open_nodes(parts: SplitResult, memcached: _Memcached, login: str, places: list[tuple[str, int | None]]) -> Store:
     given = _parameters(parts, _MEMCACHED)
     username, _, password = login.partition(":")
     connecting = ConnectOptions(
@@ -71,7 +83,7 @@ def _memcached(parts: SplitResult, login: str, places: list[tuple[str, int | Non
     if "tls_ca" in given:
         raise ConfigurationError("store URL: tls_ca means nothing without tls=1")
     options = NodeOptions(connecting, **_taken(given, "pool_size", "retry_after"))
-    return MemcachedStore([Address(host, port) for host, port in places], options, **given)
+    return memcached([Address(host, port) for host, port in places], options, **given)
 
 
 def _tls(authority: str | None) -> ssl.SSLContext:
@@ -140,7 +152,7 @@ _MEMCACHED: Mapping[str, _Parameter] = {
     "tls": _Parameter(_switch, "0 or 1"),
     "tls_ca": _Parameter(str, "a path"),
 }
-_OPENERS: Mapping[str, Callable[[SplitResult], Store]] = {
+_OPENERS: Mapping[str, Callable[[SplitResult, _Memcached], Store]] = {
     "memory": _open_memory,
     "memcached": _open_memcached,
     "memcached+unix": _open_memcached_unix,

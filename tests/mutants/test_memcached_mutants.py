@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import sa_writethrough as wt
 from sa_writethrough.coherence import Hit
-from sa_writethrough.stores import _batches, _direct, _meta, _nodes
+from sa_writethrough.stores import _batches, _direct, _meta, _node
 from sa_writethrough.stores._nodes import Ring
 from sa_writethrough.testing.conformance import Entry
 from tests.exploration.models import Item, New
@@ -109,7 +109,7 @@ def one_stamp():
     def stamp(_cas):
         return bytes(_meta.STAMP_BYTES)
 
-    with patch.object(_meta, "stamp_of", stamp), patch.object(_nodes, "stamp_of", stamp):
+    with patch.object(_meta, "stamp_of", stamp), patch.object(_node, "stamp_of", stamp):
         yield
 
 

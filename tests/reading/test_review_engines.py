@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from sa_writethrough.engines import EngineFacts, Engines
+from sa_writethrough.engines import EngineFacts, Engines, driver_autocommits
 from tests.reading.conftest import World
 
 
@@ -167,3 +169,17 @@ def test_connect_listeners_hold_for_the_fill(user: Any, exhausted: World) -> Non
     exhausted.read(user, 1)
     assert len(connected) == 1
     assert exhausted.is_cached(user, 1)
+
+
+def test_a_connection_of_another_thread_is_asked_what_it_may_tell() -> None:
+    """In memory, Python 3.12 lets no other thread read `autocommit`: it counts as not set."""
+
+    class Bound(sqlite3.Connection):
+        @property
+        def autocommit(self) -> bool:
+            raise sqlite3.ProgrammingError("SQLite objects created in a thread can only be used in that same thread.")
+
+    with contextlib.closing(sqlite3.connect(":memory:", factory=Bound)) as connection:
+        assert not driver_autocommits(connection)
+    with contextlib.closing(sqlite3.connect(":memory:", factory=Bound, isolation_level=None)) as connection:
+        assert driver_autocommits(connection)

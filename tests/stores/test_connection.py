@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from sa_writethrough.exceptions import CacheUnavailableError
-from sa_writethrough.stores._connection import PART_BYTES, WINDOW_BYTES, WINDOW_PARTS, Connection, Run
+from sa_writethrough.stores._connection import Connection
+from sa_writethrough.stores._pipeline import PART_BYTES, WINDOW_BYTES, WINDOW_PARTS, Run
 
 
 @pytest.fixture

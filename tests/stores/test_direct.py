@@ -10,9 +10,10 @@ import pytest
 from sa_writethrough.coherence import BUSY, Announce, Failed, Fill, Hit, Intent, Publish, Settled, Token
 from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.stores._connecting import Address
-from sa_writethrough.stores._connection import Connection, Run
+from sa_writethrough.stores._connection import Connection
 from sa_writethrough.stores._direct import Announcing
 from sa_writethrough.stores._nodes import Node, NodeOptions
+from sa_writethrough.stores._pipeline import Run
 from sa_writethrough.testing.conformance import Entry
 from tests.stores.proxy import Proxy, Replies
 from tests.stores.test_connection import ask

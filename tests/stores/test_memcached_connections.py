@@ -164,7 +164,7 @@ def test_slow_connection_takes_the_idle_ones_with_it(memcached):
 
 def test_epochs_are_not_remembered_without_bound(memcached, monkeypatch):
     """What the hot path expects of an epoch is forgotten when there are too many; reading goes on."""
-    monkeypatch.setattr("sa_writethrough.stores._nodes._EPOCHS_REMEMBERED", 3)
+    monkeypatch.setattr("sa_writethrough.stores._node._EPOCHS_REMEMBERED", 3)
     with opened(memcached) as store:
         for n in range(8):
             store.read(["k"], f"e{n}", Intent.LOOK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dogpile.cache import make_region
 from sqlalchemy import create_engine, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, Session, mapped_column, scoped_session, sessionmaker
 from typing_extensions import assert_type
 
@@ -29,6 +30,25 @@ class Country(Base):
 
 def wanted(mapper: Mapper[object]) -> bool:
     return mapper.local_table is not None
+
+
+async def registers_asynchronous_factories() -> None:
+    engine = create_async_engine("postgresql+asyncpg://")
+    factory = async_sessionmaker(engine)
+    cache = wt.register(factory, "memcached://127.0.0.1:11211")
+    assert_type(cache, wt.AsyncWriteThroughCache)
+    assert_type(wt.register(AsyncSession), wt.AsyncWriteThroughCache)
+    async with factory() as session:
+        assert_type(await cache.get(session, User, 1), User | None)
+        assert_type(await cache.get_many(session, User, [1, 2]), list[User | None])
+    assert_type(await cache.contains(User, 1, engine), bool)
+    await cache.evict(User, 1)
+    await cache.evict_all(User)
+    assert_type(cache.stats().hits, int)
+    cache.subscribe(print)()
+    await cache.drain()
+    assert_type(cache.sync_cache, wt.WriteThroughCache)
+    await cache.unregister()
 
 
 def registers_every_factory() -> None:

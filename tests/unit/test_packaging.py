@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
@@ -59,6 +61,17 @@ def test_dogpile_finds_the_backend(name, arguments):
     """A region is configured by name, without importing the package first."""
     region = make_region().configure(name, arguments=arguments)
     region.actual_backend.store.close()
+
+
+def test_synchronous_sessions_need_no_greenlet():
+    """SQLAlchemy 2.1 does not bring it, and its asyncio extension cannot be imported without."""
+    program = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "import sa_writethrough as wt\n"
+        "from sqlalchemy.orm import sessionmaker\n"
+        "wt.register(sessionmaker()).unregister()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_the_package_is_typed():

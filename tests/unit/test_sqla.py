@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -683,6 +685,30 @@ def test_connection_of_its_own(tmp_path: Any) -> None:
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         driver.execute("SELECT 1")
     engine.dispose()
+
+
+def test_let_go_of_cursors() -> None:
+    """`_sqla.let_go_of_cursors` frees what an interrupted call held, although its frame refers to its traceback."""
+
+    class Held:
+        pass
+
+    def interrupted() -> None:
+        held = Held()
+        noted.append(weakref.ref(held))
+        kept = KeyboardInterrupt()  # its traceback has this frame: a cycle, as in SQLAlchemy's own
+        raise kept
+
+    noted: list[Any] = []
+    gc.disable()
+    try:
+        interrupted()
+    except KeyboardInterrupt as error:
+        assert noted[0]() is not None
+        _sqla.let_go_of_cursors(error)
+        assert noted[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_is_joined(engine: sa.Engine) -> None:

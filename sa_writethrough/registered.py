@@ -1,0 +1,176 @@
+"""What `register` returns: one registration, its readings and evictions, and its listeners on the Session class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeAlias, TypeVar, overload
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Dialect, Engine, Result
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, scoped_session
+
+from sa_writethrough import _sqla
+from sa_writethrough.bulk import Bulk
+from sa_writethrough.cache import EntryCache, Stats
+from sa_writethrough.coherence import Hit, Intent
+from sa_writethrough.core import Core
+from sa_writethrough.entities import Entities, Family, mapper_of
+from sa_writethrough.events import Event
+from sa_writethrough.factories import bind_of
+from sa_writethrough.loading import Loading
+from sa_writethrough.lookups import Lookups
+from sa_writethrough.stores.base import Store
+from sa_writethrough.writing import Writing
+
+__all__ = ["REGISTRATION", "WriteThroughCache"]
+
+T = TypeVar("T")
+AnySession: TypeAlias = Session | scoped_session[Any]
+REGISTRATION = "_sa_writethrough_registration"
+"""On the Session class that carries the listeners: its registration."""
+
+
+class WriteThroughCache:
+    """One registration. Thread-safe. Made by `register`."""
+
+    def __init__(self, target: Any, factory: Any, store: Store, entities: Entities) -> None:
+        self._target = target
+        self._factory = factory
+        bind = bind_of(factory)
+        self._dialect: Dialect = DefaultDialect() if bind is None else bind.dialect
+        self._core = Core(entities, EntryCache(store))
+        self._loading = Loading(self._core)
+        self._lookups = Lookups(entities, self._loading)
+        self._bulk = Bulk(self._core)
+        self._writing = Writing(self._core)
+        self._families: dict[Any, tuple[Family, Mapper[Any]]] = {}
+        for mapper in list(_sqla.all_mappers()):
+            self._take_up(mapper)
+        self._listening = [
+            (target, "do_orm_execute", self._on_execute, {}),
+            *((target, *listener) for listener in self._writing.session_listeners()),
+            (Mapper, "mapper_configured", self._mapper_configured, {}),
+        ]
+        for owner, name, listener, arguments in self._listening:
+            event.listen(owner, name, listener, **arguments)
+
+    def _on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
+        # One listener and not two: SQLAlchemy takes stock of the statement again after each.
+        return (self._bulk if state.statement.is_dml else self._lookups).on_execute(state)
+
+    # --- reading ---
+
+    @overload
+    def get(self, session: AnySession, entity: type[T], ident: Any) -> T | None: ...
+    @overload
+    def get(self, session: AnySession, entity: Mapper[T], ident: Any) -> T | None: ...
+    def get(self, session: AnySession, entity: Any, ident: Any) -> Any:
+        """Return the instance with primary key *ident*, or None; the shortest path.
+
+        As `session.get`: an instance that the session holds is returned as it is; what the cache may not serve comes
+        from the database. *ident* is a scalar, a tuple, or a dict of attribute names.
+        Raises `ConfigurationError` if *entity* is not cached by this registration.
+        """
+        family, mapper = self._families.get(entity) or self._require(entity)
+        return self._loading.get(_own(session), family, mapper, ident)
+
+    def get_many(self, session: AnySession, entity: type[T], idents: Iterable[Any]) -> list[T | None]:
+        """Return the instances with these primary keys, in their order; None for each that does not exist.
+
+        One round trip per cache node, and one SELECT for all that the cache has not. Raises as `get`.
+        """
+        family, mapper = self._families.get(entity) or self._require(entity)
+        return self._loading.get_many(_own(session), family, mapper, idents)
+
+    def contains(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> bool:
+        """Tell whether an entry for this row can be read now. For tests and operators: it may be gone at once.
+
+        *bind* says which database is meant, where the registration has seen more than one.
+        """
+        family, mapper = self._families.get(entity) or self._require(entity)
+        for scope in self._scopes(family, bind):
+            key = family.key(scope, self._loading.identity(mapper, ident))
+            if key is not None and isinstance(self._core.cache.store.read([key], scope.epoch, Intent.LOOK)[0], Hit):
+                return True
+        return False
+
+    # --- evicting ---
+
+    def evict(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> None:
+        """Drop one row's entry now, acknowledged. Raises `CacheUnavailableError` if its node does not answer."""
+        family, mapper = self._families.get(entity) or self._require(entity)
+        identity = self._loading.identity(mapper, ident)
+        keys = [family.key(scope, identity) for scope in self._scopes(family, bind)]
+        self._core.cache.evict([key for key in keys if key is not None])
+
+    def evict_all(self, entity: Any = None) -> None:
+        """Drop every entry of one model with its table hierarchy, or of all models, at the same cost for any number.
+
+        Call it after writing in ways that this registration cannot see (another program, a restored backup).
+        Raises `CacheUnavailableError` if a node does not answer.
+        """
+        families = self._core.entities.families if entity is None else [self._require(entity)[0]]
+        self._core.cache.evict([], [scope.epoch for family in families for scope in self._scopes(family, None)])
+
+    def _scopes(self, family: Family, bind: Engine | Connection | None) -> list[Any]:
+        if bind is not None:
+            return [self._core.scope_in(family, bind)]
+        return self._core.scopes(family, bind_of(self._factory))
+
+    # --- operating ---
+
+    def stats(self) -> Stats:
+        """Return the counters since registration, as they are now."""
+        return replace(self._core.cache.stats)
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Call *subscriber* with every event from now on; return a function that ends it."""
+        self._core.cache.subscribers.append(subscriber)
+        return lambda: self._core.cache.subscribers.remove(subscriber)
+
+    def drain(self) -> None:
+        """Wait until everything that was sent to the store without waiting has been done or has failed."""
+        self._core.cache.drain()
+
+    def unregister(self) -> None:
+        """Stop listening and close the store. Sessions made by the factory no longer keep the cache: evict it first.
+
+        The factory can be registered again. A second call does nothing.
+        """
+        if vars(self._target).get(REGISTRATION) is not self:
+            return
+        delattr(self._target, REGISTRATION)
+        for owner, name, listener, _ in self._listening:
+            event.remove(owner, name, listener)
+        self._writing.close()
+        try:
+            self._core.cache.drain()
+        finally:  # a task may be cancelled meanwhile
+            self._core.cache.store.close()
+
+    # --- models ---
+
+    def _require(self, entity: Any) -> tuple[Family, Mapper[Any]]:
+        mapper = mapper_of(entity)
+        found = self._core.entities.require(mapper), mapper
+        self._families[entity] = found
+        return found
+
+    def _mapper_configured(self, mapper: Mapper[Any], _class: type) -> None:
+        self._take_up(mapper)
+
+    def _take_up(self, mapper: Mapper[Any]) -> None:
+        if self._core.entities.family_of(mapper) is not None:
+            return
+        family = self._core.entities.add(mapper)
+        self._loading.routing.forget()
+        self._lookups.forget()
+        if family is not None:
+            self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
+
+
+def _own(session: AnySession) -> Session:
+    """Return the session itself, of a scoped session the one of this scope."""
+    return session() if isinstance(session, scoped_session) else session

@@ -142,12 +142,10 @@ class RowCodec:
         The caller applies `from_wire`. Rows are decoded one by one, when they are asked for: a row that goes at once
         into its instance is never seen by the garbage collector. Raises whatever it is for one that is damaged.
         """
-        header = self._header
-        for payload in payloads:
-            if not payload.startswith(header):
-                return None
-        start = self._start
-        bodies = [payload[start:] for payload in payloads]
+        header, start = self._header, self._start
+        bodies = [payload[start:] for payload in payloads if payload.startswith(header)]
+        if len(bodies) < len(payloads):
+            return None
         if self._secret is not None and not all(map(self._is_signed, payloads, bodies)):
             return None
         return map(self._decode, bodies)

@@ -89,14 +89,19 @@ class Family:
         return keys.entry_key(scope.prefix, None, parts)  # type: ignore[arg-type]  # None was excluded above
 
     def keys(self, scope: Scope, identities: Sequence[tuple[Any, ...]]) -> list[str] | None:
-        """Return the keys of these rows, or None where one of them has none."""
+        """Return the keys of these rows, which are distinct; None where one has none, or where two have the same.
+
+        1 and '1': which of them the row of a key is for, only the database knows.
+        """
         if self.single:
             values = [identity[0] for identity in identities]
             if _ONLY_INT.issuperset(map(type, values)):
                 prefix = f"{scope.prefix}:"
                 return [f"{prefix}{value}" for value in values]
         keys = [self.key(scope, identity) for identity in identities]
-        return None if None in keys else keys  # type: ignore[return-value]  # None was excluded
+        if None in keys or len(set(keys)) < len(keys):
+            return None
+        return keys  # type: ignore[return-value]  # None was excluded
 
     def _part(self, value: Any) -> str | None:
         if self.loose and type(value) is str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.exc import InvalidRequestError
@@ -34,6 +34,7 @@ from sa_writethrough.rows import among, chunks
 __all__ = ["Loading", "Question"]
 
 _BYPASS = (bypass_cache(),)
+_HITS = frozenset({Hit})
 _ONLY_INT = frozenset({int})
 _SERVING = frozenset({CacheMode.NORMAL, CacheMode.GET})
 _FILLING = frozenset({CacheMode.NORMAL, CacheMode.PUT, CacheMode.REFRESH})
@@ -79,13 +80,17 @@ class Loading:
     def get_many(self, session: Session, family: Family, mapper: Mapper[Any], idents: Iterable[Any]) -> list[Any]:
         """Return the instances with these primary keys, in their order, None for what does not exist."""
         idents = list(idents)
-        if family.single and _ONLY_INT.issuperset(map(type, idents)):
+        plain = family.single and _ONLY_INT.issuperset(map(type, idents))
+        if plain:
             identities: list[tuple[Any, ...]] = [(ident,) for ident in idents]
         else:
             identities = [self.identity(mapper, ident) for ident in idents]
         _sqla.autobegin(session)
         _sqla.autoflush(session)
-        wanted = self._absent(session, family, identities)
+        if plain and not _sqla.states_of(session) and len(set(idents)) == len(idents):
+            wanted: Sequence[tuple[Any, ...]] = identities
+        else:
+            wanted = self._absent(session, family, identities)
         found = self.lookup(Question(session, family, mapper), wanted) if wanted else []
         if found is not None and len(wanted) == len(identities):
             return found
@@ -185,8 +190,6 @@ class Loading:
         keys = family.keys(route.scope, identities)
         if keys is None or (route.begun and self.routing.wrote(session, keys, route.scope.epoch)):
             return None
-        if len(set(keys)) < len(keys):
-            return None  # 1 and '1': which of them a row is for, only the database knows
         readings = self._read(route, keys, question.mode)
         served = self._served_at_once(question, route, identities, readings)
         return self._answered(question, route, identities, keys, readings) if served is None else served
@@ -196,11 +199,11 @@ class Loading:
         question: Question, route: Route, identities: Sequence[tuple[Any, ...]], readings: Sequence[Reading]
     ) -> list[Any] | None:
         """Return the instances where all were hits, of the one class that was asked for, and new to the session."""
-        if question.mode not in _SERVING:
+        if question.mode not in _SERVING or not _HITS.issuperset(map(type, readings)):
             return None
-        payloads = [reading for reading in readings if type(reading) is Hit]
-        layout = route.shapes.layout_of(payloads[0]) if payloads else None
-        if layout is None or layout.mapper is not question.mapper or len(payloads) < len(readings):
+        payloads = cast("Sequence[Hit]", readings)
+        layout = route.shapes.layout_of(payloads[0])
+        if layout is None or layout.mapper is not question.mapper:
             return None
         identity_class = question.family.identity_class
         return layout.serve(question.session, [(identity_class, i, None) for i in identities], payloads)

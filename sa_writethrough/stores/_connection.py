@@ -27,6 +27,7 @@ __all__ = ["RECEIVE_BYTES", "Connection"]
 RECEIVE_BYTES = 8 * 1024
 """For the few replies of a hot path; a buffer that need not grow."""
 _RECEIVE_MANY_BYTES = 64 * 1024
+_FEW_REPLIES = 16
 # What a socket tells whose peer has closed it or may have something to say. A plain number; Windows has no `poll`, nor
 # need of it: there the socket has a time limit of its own, as with TLS.
 _READABLE = int(getattr(select, "POLLIN", 0))
@@ -242,7 +243,8 @@ class Connection(Pipeline):
             self._flush()
 
     def _receive(self) -> None:
-        usual = RECEIVE_BYTES if self._bytes < RECEIVE_BYTES else _RECEIVE_MANY_BYTES
+        few = not self._sent or self._sent[0][1] <= _FEW_REPLIES
+        usual = RECEIVE_BYTES if few else _RECEIVE_MANY_BYTES
         received = self.sock.recv(max(usual, self._reader.wanted_bytes))
         if not received:
             raise ConnectionResetError("the server closed the connection")

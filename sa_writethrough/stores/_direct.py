@@ -143,12 +143,13 @@ class ReadingMany(Run[Reading]):
         if self._plan is not None:
             return super().parts()
         (whole,) = self.commands
-        parts, at = [], 0
+        parts, at, left = [], 0, self.count
         while len(whole) - at > PART_BYTES:
             end = whole.rindex(b"\r\n", at, at + PART_BYTES) + 2
-            parts.append((whole[at:end], whole.count(b"\r\n", at, end)))
-            at = end
-        return [*parts, (whole[at:], whole.count(b"\r\n", at))]
+            lines = whole.count(b"\r\n", at, end)
+            parts.append((whole[at:end], lines))
+            at, left = end, left - lines
+        return [*parts, (whole[at:], left)]
 
     def read(self, reader: ReplyReader, most: int) -> Sequence[Reply | Hit]:
         """Return the replies that are there; rows of the epoch's stamp as hits."""

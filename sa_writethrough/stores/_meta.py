@@ -9,7 +9,7 @@ row's item are the stamp of the epoch that it was announced or leased in.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import ceil
@@ -40,6 +40,7 @@ __all__ = [
 STAMP_BYTES = 8
 _END = b"\r\n"
 """Of a line, and of a value."""
+_VALUE_LINE = _END + b"VA "
 _ROW_LINE = rb"VA (\d+) f1 c\d+\r\n"
 """The line before a row."""
 _row_at = re.compile(_ROW_LINE).match
@@ -163,20 +164,20 @@ class OpenEpoch:
     begins with.
     """
 
-    __slots__ = ("_row_after", "asking", "line", "stamp")
+    __slots__ = ("_row", "asking", "line", "stamp")
 
     def __init__(self, epoch: str, cas: int) -> None:
         self.asking = touch_epoch(epoch, None) + b"mg "
         self.line = b"HD f0 c%d Z\r\n" % cas
         self.stamp = stamp_of(cas)
-        self._row_after: Callable[[bytes, int], re.Match[bytes] | None] | None = None
+        self._row: re.Pattern[bytes] | None = None
 
     @property
-    def row_after(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    def row(self) -> re.Pattern[bytes]:
         """What matches where one reply ends and a row of this epoch follows, as far as its stamp."""
-        if self._row_after is None:  # it takes as long to make as a few hits
-            self._row_after = re.compile(b"\r\n" + _ROW_LINE + re.escape(self.stamp)).match
-        return self._row_after
+        if self._row is None:  # it takes as long to make as a few hits
+            self._row = re.compile(_END + _ROW_LINE + re.escape(self.stamp))
+        return self._row
 
 
 def hit(answer: bytes, epoch: OpenEpoch) -> bytes | None:
@@ -285,6 +286,8 @@ class ReplyReader:
         The hot path of reading many keys: a reply by itself would take longer than all the rest.
         """
         found: list[Reply | Hit] = []
+        if most > 1 and not self._pieces:
+            found += self._nothing_but_rows(most, epoch)
         while len(found) < most:
             self._usual_rows(found, most, epoch)
             if len(found) == most:
@@ -296,12 +299,27 @@ class ReplyReader:
             found += other
         return found
 
+    def _nothing_but_rows(self, most: int, epoch: OpenEpoch) -> list[bytes]:
+        """Return all rows but the last, where there is nothing but rows of this *epoch*: a cut for all of them.
+
+        Each must be as long as its reply says, and end where the next one begins; else none is returned.
+        """
+        buffer = _END + self._buffer[self._at :]
+        before, *cut = epoch.row.split(buffer, most)
+        sizes, rows = cut[:-2:2], cut[1:-2:2]
+        if before or [STAMP_BYTES + len(row) for row in rows] != [*map(int, sizes)]:
+            return []
+        if rows:
+            self._buffer = buffer
+            self._at = buffer.rindex(_VALUE_LINE, 0, -len(cut[-1]) - STAMP_BYTES) + len(_END)
+        return rows
+
     def _usual_rows(self, found: list[Reply | Hit], most: int, epoch: OpenEpoch) -> None:
         if self._pieces:
             return
         if self._at < len(_END):
             self._buffer, self._at = _END + self._buffer[self._at :], len(_END)
-        buffer, row_after, append = self._buffer, epoch.row_after, found.append
+        buffer, row_after, append = self._buffer, epoch.row.match, found.append
         # From the end of one reply to the end of the next: one match tells that both are as they should be.
         end, last = self._at - len(_END), len(buffer) - len(_END)
         for _ in range(most - len(found)):

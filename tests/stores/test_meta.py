@@ -242,6 +242,27 @@ def test_rows_among_other_replies_come_as_hits(items, size):
     assert [one if isinstance(one, bytes) else type(one) for one in found] == [ITEMS[item] for item in items]
 
 
+def test_rows_that_are_cut_all_at_once_are_those_that_replies_give():
+    """Where there is nothing but rows, the cut finds what the general reader finds, and leaves as much behind."""
+    rows = [b"VA %d f1 c9\r\n" % (8 + size) + STAMP + b"\n" * size + b"\r\n" for size in (0, 3, 11)]
+    fast, general = ReplyReader(), ReplyReader()
+    for reader in (fast, general):
+        reader.feed(b"".join(rows) + b"EN\r\n")
+    assert fast.rows(3, OPEN) == [reply.value[8:] for reply in general.replies(3)]
+    assert fast.replies(1) == general.replies(1)
+    assert fast.is_empty
+
+
+def test_a_row_that_holds_what_a_reply_begins_with_is_not_cut_there():
+    """A row's length decides where it ends, and not what its bytes look like."""
+    inner = b"VA 11 f1 c9\r\n" + STAMP + b"row"
+    item = b"VA %d f1 c9\r\n" % (10 + len(inner)) + STAMP + b"\r\n" + inner + b"\r\n"
+    reader = ReplyReader()
+    reader.feed(item * 3)
+    assert reader.rows(3, OPEN) == [b"\r\n" + inner] * 3
+    assert reader.is_empty
+
+
 def test_rows_leave_what_was_not_asked_for():
     """`rows` takes as many replies as it was told to and no more."""
     reader = ReplyReader()

@@ -3,11 +3,21 @@
 What the future cannot ask for is forgotten, each by a rule that holds for every store's table (a rule that needs the
 table asks the table itself, with the mutation in it where there is one):
 
-- How a program ended, once it has ended. It has no further step, and so is as good as dead.
-- Whose a lease or a tombstone is, once nobody can name its token: its owner has ended, and no message carries it.
-- A message that changes nothing, whatever it meets. Its token is gone and cannot come back, for a token is made once.
+- How a program ended, once it has ended. It has no further step, and so is as good as dead; what it still waited for
+  would reach nobody.
+- Whose a lease or a tombstone is, once nobody can name its token: its owner has ended, and no message carries it. To
+  name a token one must have been given it, and a token is given to its owner alone; all that the table asks of one is
+  whether it is the one that a change names.
+- A message that changes nothing, whatever it meets. Its token is gone and cannot come back, for a token is made once,
+  when the message that asks for it arrives; where that one is still under way the token is still to come. With the
+  message goes the occasion for a loss right before it; but what is lost there may as well be lost before the next
+  message that looks at it (`losses`).
 - The payload, sender and token of a publication that can only take away what it meets, for the same reason: it is an
   eviction. Likewise who sent a read or an eviction that nobody waits for.
+
+An argument can be wrong. `test_sameness.py` compares what is found with all that is found where nothing is left out
+(`plain`), with rules taken out of the library, so that there is something to find; and it takes the care out of these
+rules, and sees it.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ class LoopConnection(Pipeline, asyncio.BufferedProtocol):
             raise
 
     def drain(self) -> None:
-        """Wait until all that is owed now is done, and what comes of it; tasks that go on sending are not waited for."""
+        """Wait until all that is owed now is done, and what comes of it, but not for what tasks go on sending."""
         for _ in range(2):  # the answers to the first may bring what is given back, which is the second
             owed = {run for run, *_ in (*self._sent, *self._queue)}
             if not owed:

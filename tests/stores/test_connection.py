@@ -47,6 +47,18 @@ def test_runs_share_a_connection_in_order(pair):
     assert not connection.owes
 
 
+def test_a_run_that_is_done_is_seen_through(pair):
+    """Nobody waits for it again, and one that takes neither leases nor tombstones has nothing to give back."""
+    connection, server = pair
+    run = Run(ask([b"mg a\r\n"]), connection)
+    connection.enqueue(run)
+    server.sendall(b"EN\r\n")
+    for _ in range(2):
+        connection.see_through(run)
+        assert run.done
+    assert run.taken() == []
+
+
 def test_no_more_is_unanswered_than_the_window(pair):
     """However much there is to send, the window alone is sent before an answer comes."""
     connection, server = pair

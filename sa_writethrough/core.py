@@ -15,6 +15,7 @@ from sa_writethrough.cache import EntryCache
 from sa_writethrough.engines import EngineFacts, Engines
 from sa_writethrough.entities import Entities, Family, Scope
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.references import Collections
 from sa_writethrough.rows import Shapes
 from sa_writethrough.unit import Unit
 
@@ -39,6 +40,7 @@ class Core:
     def __init__(self, entities: Entities, cache: EntryCache) -> None:
         self.entities = entities
         self.cache = cache
+        self.collections = Collections(entities)
         self.engines = Engines()
         self._shapes: dict[tuple[Family, str, str], Shapes] = {}
 

@@ -38,7 +38,7 @@ from sa_writethrough.entities import Entities, Family, mapper_of, table_name
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.sqltext import text_writes
 
-__all__ = ["writes_of"]
+__all__ = ["have_one_form", "writes_of"]
 
 Effects: TypeAlias = Sequence[Effect]
 
@@ -108,7 +108,7 @@ def _written(target: _Target, context: Any, options: Any) -> Written:
     if target.keys is not None and (by_unit_of_work or family.exact):
         identities = _identities(context, target.keys)
         if identities is not None and not all(
-            _have_one_form(family, identity, context.dialect) for identity in identities
+            have_one_form(family, identity, context.dialect) for identity in identities
         ):
             identities = None
     return Written(family, identities, target.gone, by_unit_of_work)
@@ -260,7 +260,7 @@ def _identities(context: Any, keys: Sequence[str]) -> list[tuple[Any, ...]] | No
         return None
 
 
-def _have_one_form(family: Family, identity: Sequence[Any], dialect: Any) -> bool:
+def have_one_form(family: Family, identity: Sequence[Any], dialect: Any) -> bool:
     """Tell whether a row with this primary key is read under the same key, and under no other."""
     for column, value in zip(family.base.primary_key, identity, strict=True):
         if not _has_one_form(column.type, value, dialect):

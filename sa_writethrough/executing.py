@@ -19,6 +19,7 @@ from sa_writethrough.dml import writes_of
 from sa_writethrough.effects import Effect, Released, RolledBack, Saved, Written
 from sa_writethrough.engines import driver_autocommits, driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.joining import Joining
 from sa_writethrough.returning import Returning
 from sa_writethrough.staging import announce_late
 from sa_writethrough.unit import Phase, Touch, Unit
@@ -32,6 +33,7 @@ class Executing:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._returning = Returning(core)
+        self._joining = Joining(core)
 
     # --- the dialect's events; true says that the statement has been executed ---
 
@@ -104,6 +106,8 @@ class Executing:
             else:
                 unit.forget_values()
                 unit.snapshot = unit.snapshot or effect.isolation
+        if self._core.collections.declared and unit.wrote:
+            self._joining.note(unit, effects, self._core.engines.learn(connection), context)
         if unit.phase is not Phase.OPEN and unit.wrote:
             announce_late(self._core, unit)
             return None

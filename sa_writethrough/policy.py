@@ -85,6 +85,10 @@ class CachePolicy:
         Part of every key. Applications that share a store but not a database need different ones.
     exclude:
         Attribute names that are never cached; a hit loads them from the database when they are asked for.
+    collections:
+        Names of one-to-many relationships whose collections are cached by reference: an entry holds the primary keys of
+        the members, and loading the attribute takes them, and the members, from the cache. The members' class must be
+        cached, too, and an immediate foreign key must lead from them to the owner's primary key.
     tombstone_ttl:
         Seconds that the rows of a writer that died between its announcement and the end of its transaction stay
         uncached. A matter of efficiency alone.
@@ -101,6 +105,7 @@ class CachePolicy:
     on_outage: OnOutage = OnOutage.ABORT
     namespace: str = ""
     exclude: frozenset[str] = frozenset()
+    collections: frozenset[str] = frozenset()
     tombstone_ttl: float = 5.0
     secret: bytes | None = field(default=None, repr=False)
 
@@ -109,11 +114,8 @@ class CachePolicy:
             _to_member(self, name, kind)
         _require_seconds("ttl", self.ttl)
         _require_seconds("tombstone_ttl", self.tombstone_ttl)
-        if isinstance(self.exclude, str) or not isinstance(self.exclude, Iterable):
-            raise ConfigurationError(
-                f"CachePolicy(exclude={self.exclude!r}): give a list of attribute names, for example exclude=['photo']."
-            )
-        object.__setattr__(self, "exclude", frozenset(self.exclude))
+        _to_names(self, "exclude", "photo")
+        _to_names(self, "collections", "addresses")
         if self.secret is not None and (not isinstance(self.secret, bytes) or len(self.secret) < _SECRET_BYTES):
             raise ConfigurationError(
                 f"CachePolicy(secret=...): give at least {_SECRET_BYTES} random bytes, for example of "
@@ -143,6 +145,16 @@ def _to_member(policy: CachePolicy, name: str, kind: type[Enum]) -> None:
     except ValueError:
         choices = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
         raise ConfigurationError(f"CachePolicy({name}={getattr(policy, name)!r}): choose one of {choices}.") from None
+
+
+def _to_names(policy: CachePolicy, name: str, example: str) -> None:
+    """Accept any number of attribute names, but no single string, which is as many letters."""
+    names = getattr(policy, name)
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigurationError(
+            f"CachePolicy({name}={names!r}): give a list of attribute names, for example {name}=[{example!r}]."
+        )
+    object.__setattr__(policy, name, frozenset(names))
 
 
 def _require_seconds(name: str, value: float | None) -> None:

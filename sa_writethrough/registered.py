@@ -15,12 +15,15 @@ from sa_writethrough import _sqla
 from sa_writethrough.bulk import Bulk
 from sa_writethrough.cache import EntryCache, Stats
 from sa_writethrough.coherence import Hit, Intent
+from sa_writethrough.collecting import Collecting
 from sa_writethrough.core import Core
 from sa_writethrough.entities import Entities, Family, mapper_of
 from sa_writethrough.events import Event
+from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.factories import bind_of
 from sa_writethrough.loading import Loading
 from sa_writethrough.lookups import Lookups
+from sa_writethrough.references import FENCED
 from sa_writethrough.stores.base import Store
 from sa_writethrough.writing import Writing
 
@@ -43,6 +46,7 @@ class WriteThroughCache:
         self._core = Core(entities, EntryCache(store))
         self._loading = Loading(self._core)
         self._lookups = Lookups(entities, self._loading)
+        self._collecting = Collecting(self._core, self._loading)
         self._bulk = Bulk(self._core)
         self._writing = Writing(self._core)
         self._families: dict[Any, tuple[Family, Mapper[Any]]] = {}
@@ -52,13 +56,22 @@ class WriteThroughCache:
             (target, "do_orm_execute", self._on_execute, {}),
             *((target, *listener) for listener in self._writing.session_listeners()),
             (Mapper, "mapper_configured", self._mapper_configured, {}),
+            (Mapper, "after_configured", self._after_configured, {}),
         ]
+        if not _sqla.mappers_to_come():
+            self._after_configured()
         for owner, name, listener, arguments in self._listening:
             event.listen(owner, name, listener, **arguments)
 
     def _on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
         # One listener and not two: SQLAlchemy takes stock of the statement again after each.
-        return (self._bulk if state.statement.is_dml else self._lookups).on_execute(state)
+        if state.statement.is_dml:
+            return self._bulk.on_execute(state)
+        if self._core.collections.declared and state.lazy_loaded_from is not None:
+            found = self._collecting.on_execute(state)
+            if found is not None:
+                return found
+        return self._lookups.on_execute(state)
 
     # --- reading ---
 
@@ -103,7 +116,8 @@ class WriteThroughCache:
         family, mapper = self._families.get(entity) or self._require(entity)
         identity = self._loading.identity(mapper, ident)
         keys = [family.key(scope, identity) for scope in self._scopes(family, bind)]
-        self._core.cache.evict([key for key in keys if key is not None])
+        # Whom the row joined, and whether it is an owner whose key was taken by another, nobody knows here.
+        self._core.cache.evict([key for key in keys if key is not None], self._collection_epochs(family, bind))
 
     def evict_all(self, entity: Any = None) -> None:
         """Drop every entry of one model with its table hierarchy, or of all models, at the same cost for any number.
@@ -112,7 +126,19 @@ class WriteThroughCache:
         Raises `CacheUnavailableError` if a node does not answer.
         """
         families = self._core.entities.families if entity is None else [self._require(entity)[0]]
-        self._core.cache.evict([], [scope.epoch for family in families for scope in self._scopes(family, None)])
+        epochs = [scope.epoch for family in families for scope in self._scopes(family, None)]
+        epochs += [epoch for family in families for epoch in self._collection_epochs(family, None)]
+        self._core.cache.evict([], list(dict.fromkeys(epochs)))
+
+    def _collection_epochs(self, family: Family, bind: Engine | Connection | None) -> list[str]:
+        collections = self._core.collections
+        if not collections.declared:
+            return []
+        return [
+            collection.scope(scope).epoch
+            for collection in collections.of_members(family)
+            for scope in self._scopes(family, bind)
+        ]
 
     def _scopes(self, family: Family, bind: Engine | Connection | None) -> list[Any]:
         if bind is not None:
@@ -161,12 +187,22 @@ class WriteThroughCache:
     def _mapper_configured(self, mapper: Mapper[Any], _class: type) -> None:
         self._take_up(mapper)
 
+    def _after_configured(self) -> None:
+        """Refuse what cannot be cached by reference, now that every relationship is known."""
+        found = self._core.collections.all() if self._core.collections.declared else ()
+        if found and self._dialect.name not in {*FENCED, "default"}:
+            raise ConfigurationError(
+                f"CachePolicy(collections=[{found[0].name!r}]): no fence tells on {self._dialect.name!r} whether a row is "
+                f"about to join {found[0].relationship}. Collections are cached on {', '.join(sorted(FENCED))}."
+            )
+
     def _take_up(self, mapper: Mapper[Any]) -> None:
         if self._core.entities.family_of(mapper) is not None:
             return
         family = self._core.entities.add(mapper)
         self._loading.routing.forget()
         self._lookups.forget()
+        self._core.collections.forget()
         if family is not None:
             self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
 

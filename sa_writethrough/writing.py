@@ -114,6 +114,8 @@ class Writing:
                 for family in self._core.entities.families:
                     scope = self._core.scope(family, facts, connection.get_execution_options())
                     unit.touch_epoch(scope.epoch, family)
+                    for collection in self._core.collections.of_members(family):
+                        unit.touch_epoch(collection.scope(scope).epoch, collection)
         else:
             self._core.join(session, connection)
 

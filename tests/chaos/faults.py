@@ -5,6 +5,8 @@ Two faults of one server take turns; faults of different servers, and of the pro
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
 import threading
@@ -210,6 +212,23 @@ def end_session(faults: Faults, _target: str, chance: random.Random) -> int:
     return int(faults.world.terminate("true", chance.randint(1, 2)) > 0)
 
 
+def pause_session(faults: Faults, _target: str, _chance: random.Random) -> int:
+    """Let the server's process of a session stand still, with whatever locks it holds."""
+    pid = faults.world.random_session()
+    if pid is None:
+        return 0
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except ProcessLookupError:
+        return 0
+    try:
+        faults.wait(*PAUSE_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return 1
+
+
 def hang_commits(faults: Faults, _target: str, chance: random.Random) -> int:
     """Have COMMITs wait for a replica; end some of them there: they are durable then, and nobody was told."""
     waiting = 0
@@ -256,6 +275,7 @@ CLASSES = [
     Fault("COMMIT late", "postgres", window("database", Mode.COMMIT_LATE, 0.3, 0.6)),
     Fault("database delayed", "postgres", window("database", Mode.DELAY, 0.2, 0.6)),
     Fault("database session ended", "postgres", end_session),
+    Fault("database session paused", "postgres", pause_session),
     Fault("COMMIT hangs in replication", "postgres", hang_commits),
 ]
 """And `SLOW_COMMIT`, which the writers ask for themselves."""

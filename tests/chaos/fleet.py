@@ -24,7 +24,8 @@ __all__ = ["Fleet", "Seat"]
 LOOK_SECONDS = 0.02
 END_SECONDS = 20.0
 PICK_SECONDS = 2.0
-EXPECTED_EXITS = frozenset({0, -signal.SIGKILL})
+EXPECTED_EXITS = frozenset({0, -signal.SIGKILL, -signal.SIGTERM})
+"""By SIGTERM dies only who was told to end before it could listen, and has done nothing yet."""
 processes = multiprocessing.get_context("forkserver")
 
 

@@ -130,6 +130,14 @@ class World:
         )
         return sum(done for (done,) in found)
 
+    def random_session(self) -> int | None:
+        """Return the process id of one of the application's sessions, one in a transaction if there is any."""
+        found = self.sql(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'chaos %'"
+            " ORDER BY xact_start IS NULL, random() LIMIT 1"
+        )
+        return found[0][0] if found else None
+
     def wait_for_replica(self, name: str) -> None:
         """Have every COMMIT wait for the synchronous replica *name*, which does not exist; or not, for ''."""
         self.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")

@@ -19,7 +19,6 @@ from sqlalchemy.orm.context import QueryContext
 from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
-from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.util import immutabledict
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "executes_alone",
     "flushes_first",
     "has_cycles",
+    "has_ordered",
     "has_prefixes",
     "has_returning",
     "identity_class",
@@ -48,11 +48,9 @@ __all__ = [
     "is_autocommit",
     "is_expired",
     "is_joined",
-    "is_lazy_load",
     "is_plain_load",
     "info_of",
     "is_plain_select",
-    "leaves_null",
     "let_go_of_cursors",
     "options_of",
     "pooled",
@@ -63,7 +61,6 @@ __all__ = [
     "savepoint_joined_by",
     "selected_mapper",
     "states_of",
-    "value_parameters",
     "without_rows",
 ]
 
@@ -284,18 +281,6 @@ def is_plain_load(state: ORMExecuteState) -> bool:
     )
 
 
-def is_lazy_load(state: ORMExecuteState, order_by: Any) -> bool:
-    """Tell whether the statement is as a relationship with this *order_by* loads its rows, with nothing added to it."""
-    statement: Any = state.statement
-    orders = statement._order_by_clauses
-    return (
-        len(statement._where_criteria) == 1
-        and len(orders) == len(order_by or ())
-        and all(one is other for one, other in zip(orders, order_by or (), strict=True))
-        and is_plain_select(statement if not orders else statement.order_by(None))
-    )
-
-
 def _is_special(options: Any) -> bool:
     return bool(
         options._populate_existing
@@ -333,52 +318,13 @@ def has_prefixes(statement: Any) -> bool:
 def dml_values(statement: Any) -> set[str]:
     """Return the names of the columns that an UPDATE statement itself sets; parameters may set others."""
     names: set[str] = set()
-    for values in (statement._values, dict(statement._ordered_values or ()) if _has_ordered(statement) else None):
+    for values in (statement._values, dict(statement._ordered_values or ()) if has_ordered(statement) else None):
         names.update(getattr(column, "key", column) for column in values or ())
     return names
 
 
-def value_parameters(compiled: Any, statement: Any, columns: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return the parameters that an INSERT or UPDATE sets *columns* to; None where one is no parameter, or not set."""
-    if _sets_elsewhere(statement):
-        return None
-    values = {getattr(column, "key", column): value for column, value in (statement._values or {}).items()}
-    names = []
-    for column in columns:
-        value = values.get(column.key)
-        name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
-        # A literal value, and one that is given when the statement is executed, has its column's name.
-        anonymous = isinstance(value, BindParameter) and value.unique
-        if name is None and (anonymous or (value is None and column.key in (compiled.column_keys or ()))):
-            name = column.key
-        if name not in compiled.binds:
-            return None
-        names.append(str(name))
-    return tuple(names)
-
-
-def leaves_null(compiled: Any, statement: Any, columns: Sequence[Any]) -> bool:
-    """Tell whether an INSERT leaves one of *columns* out, which then is NULL, as it has no default."""
-    if _sets_elsewhere(statement) or compiled.column_keys is None:
-        return False
-    given = {getattr(column, "key", column) for column in statement._values or ()} | set(compiled.column_keys)
-    return any(
-        not given & {column.key, column.name}
-        and column.default is None
-        and column.server_default is None
-        and column.computed is None
-        for column in columns
-    )
-
-
-def _sets_elsewhere(statement: Any) -> bool:
-    """Tell whether a statement's values are several rows', a SELECT's, or in an order of their own."""
-    return bool(getattr(statement, "_multi_values", ())) or (
-        getattr(statement, "select", None) is not None or _has_ordered(statement)
-    )
-
-
-def _has_ordered(statement: Any) -> bool:
+def has_ordered(statement: Any) -> bool:
+    """Tell whether an UPDATE sets its values in an order of its own."""
     return bool(getattr(statement, "_ordered_values", None))
 
 

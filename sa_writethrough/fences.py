@@ -16,17 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Mapper
 
 from sa_writethrough import _sqla
 from sa_writethrough.engines import EngineFacts
 from sa_writethrough.rows import Selection, Shapes
 
-__all__ = ["Fence", "FencedRow"]
+__all__ = ["Fence", "FencedRow", "in_savepoint", "under_write_lock"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +77,18 @@ class Fence:
         if selection.layout is None:
             return None
         statements = self.shapes.locking(identity, selection.layout)
+        if not _sqla.is_autocommit(self.connection):
+            return in_savepoint(self.connection, lambda: self._last_row(self.connection, statements))
+        # Each statement is a transaction: only one that locks and reads at once proves anything.
         try:
-            if not _sqla.is_autocommit(self.connection):
-                with self.connection.begin_nested() as savepoint:
-                    row = self._last_row(statements)
-                    savepoint.rollback()
-                return row
-            # Each statement is a transaction: only one that locks and reads at once proves anything.
-            return self._last_row(statements) if len(statements) == 1 else None
-        except SQLAlchemyError:  # a read-only transaction, no right to lock: in doubt
+            return self._last_row(self.connection, statements) if len(statements) == 1 else None
+        except SQLAlchemyError:
             return None
 
-    def _last_row(self, statements: Sequence[Any]) -> Selection | None:
+    def _last_row(self, connection: Connection, statements: Sequence[Any]) -> Selection | None:
         raw = None
         for statement, parameters in statements:
-            raw = self.connection.execute(statement, parameters, execution_options=self.execution_options).first()
+            raw = connection.execute(statement, parameters, execution_options=self.execution_options).first()
             if raw is None:
                 return None
         return self.shapes.read(raw) if raw is not None else None
@@ -98,27 +96,38 @@ class Fence:
     # --- SQLite ---
 
     def _under_write_lock(self, identity: tuple[Any, ...]) -> Selection | None:
-        if self.facts.isolated:  # another connection would be another database
-            return None
-        engine = self.connection.engine
-        try:
-            # Not from the pool: the application may hold its last connection, and this one must not wait for it.
-            with _sqla.connection_of_its_own(engine).execution_options(isolation_level="AUTOCOMMIT") as own:
-                own.exec_driver_sql("PRAGMA busy_timeout = 0")
-                own.exec_driver_sql("BEGIN IMMEDIATE")
-                statement, parameters = self.shapes.by_identities([identity])
-                raw = own.execute(statement, parameters, execution_options=self.execution_options).first()
-                own.exec_driver_sql("ROLLBACK")
-                if engine.dialect.is_async:
-                    own.invalidate()  # closes it even where the task is cancelled meanwhile
-        except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # a writer holds the lock, or there is no way in
-            return None
-        except BaseException as error:  # a task was cancelled
-            _sqla.let_go_of_cursors(error)
-            raise
-        return None if raw is None else self.shapes.read(raw)
+        statements = [self.shapes.by_identities([identity])]
+        return under_write_lock(self.connection, self.facts, lambda own: self._last_row(own, statements))
 
 
-def is_served(mapper: Mapper[Any]) -> bool:
-    """Tell whether instances of *mapper* can be made of cached rows at all."""
-    return mapper.with_polymorphic is None or mapper.with_polymorphic[1] is None
+def in_savepoint(connection: Connection, read: Callable[[], T | None]) -> T | None:
+    """Return what *read*, which takes locks, returns; free the locks. None where it may not: that is in doubt."""
+    try:
+        with connection.begin_nested() as savepoint:
+            found = read()
+            savepoint.rollback()
+    except SQLAlchemyError:  # a read-only transaction, no right to lock
+        return None
+    return found
+
+
+def under_write_lock(connection: Connection, facts: EngineFacts, read: Callable[[Connection], T | None]) -> T | None:
+    """Return what *read* returns while nobody can write to the SQLite database; None where somebody does."""
+    if facts.isolated:  # another connection would be another database
+        return None
+    engine = connection.engine
+    try:
+        # Not from the pool: the application may hold its last connection, and this one must not wait for it.
+        with _sqla.connection_of_its_own(engine).execution_options(isolation_level="AUTOCOMMIT") as own:
+            own.exec_driver_sql("PRAGMA busy_timeout = 0")
+            own.exec_driver_sql("BEGIN IMMEDIATE")
+            found = read(own)
+            own.exec_driver_sql("ROLLBACK")
+            if engine.dialect.is_async:
+                own.invalidate()  # closes it even where the task is cancelled meanwhile
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # a writer holds the lock, or there is no way in
+        return None
+    except BaseException as error:  # a task was cancelled
+        _sqla.let_go_of_cursors(error)
+        raise
+    return found

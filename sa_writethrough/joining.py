@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sa_writethrough import _sqla
+from sa_writethrough import _relationships, _sqla
 from sa_writethrough.core import Core
 from sa_writethrough.dml import have_one_form
 from sa_writethrough.effects import Effect, Written
@@ -25,7 +25,7 @@ Owners: TypeAlias = list[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Join:
-    """What one compiled INSERT or UPDATE does to one collection: the parameters of the foreign key, or None: unknown."""
+    """What a compiled INSERT or UPDATE does to a collection: the parameters of the foreign key, or None: unknown."""
 
     collection: Collection
     parameters: tuple[str, ...] | None
@@ -92,8 +92,8 @@ class Joining:
 
     @staticmethod
     def _inserted(collection: Collection, statement: Any, compiled: Any) -> Iterator[_Join]:
-        parameters = _sqla.value_parameters(compiled, statement, collection.columns)
-        if parameters is None and _sqla.leaves_null(compiled, statement, collection.columns):
+        parameters = _relationships.value_parameters(compiled, statement, collection.columns)
+        if parameters is None and _relationships.leaves_null(compiled, statement, collection.columns):
             return
         yield _Join(collection, parameters)
 
@@ -111,7 +111,7 @@ class Joining:
         if unasked or changed & elsewhere or changed - known:
             yield _Join(collection, None)
         elif changed & {name for column in columns for name in (column.name, column.key)}:
-            yield _Join(collection, _sqla.value_parameters(compiled, statement, collection.columns))
+            yield _Join(collection, _relationships.value_parameters(compiled, statement, collection.columns))
 
 
 def _owners(collection: Collection, parameters: Sequence[str], context: Any) -> Owners | None:

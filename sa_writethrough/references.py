@@ -1,7 +1,7 @@
 """One-to-many collections that are cached by reference: an entry holds the primary keys of the members, in order.
 
-Which relationships they are, which columns make a row a member, and how an entry looks. Knows mappers and metadata; knows
-nothing of sessions, stores or transactions.
+Which relationships they are, which columns make a row a member, and how an entry looks. Knows mappers and metadata;
+knows nothing of sessions, stores or transactions.
 
 An entry says who has *joined*. Who has left since, its own row tells: the reader looks whether each member still refers
 to the owner. So a writer needs to know only whom a row joins, which its statement says, and never whom it leaves, which
@@ -63,6 +63,11 @@ class Collection:
         """The owner's, in which the collection is named."""
         return self.owner.policy
 
+    @property
+    def source(self) -> Any:
+        """What members are selected from."""
+        return self.mapper.persist_selectable
+
     @cached_property
     def statement_order(self) -> Any:
         """What a SELECT of the members is ordered by."""
@@ -87,7 +92,7 @@ class Collection:
 
 
 class MembersCodec:
-    """Encode and decode one collection's entries: the owner's primary key and those of the members, as rows have them."""
+    """Encode and decode one collection's entries: the owner's primary key and its members', as rows have them."""
 
     def __init__(self, collection: Collection, dialect: Dialect) -> None:
         self._owner = [column_of(column, dialect) for column in collection.owner.base.primary_key]
@@ -128,7 +133,7 @@ class MembersCodec:
 
 
 class Collections:
-    """The cached collections of one registration; found when they are first needed, as the mappers are complete then."""
+    """The cached collections of one registration; found when first needed, as the mappers are complete then."""
 
     def __init__(self, entities: Entities) -> None:
         self._entities = entities
@@ -231,10 +236,9 @@ def _pairs(relationship: RelationshipProperty[Any]) -> list[tuple[Column[Any], C
         plain = isinstance(clause, BinaryExpression) and clause.operator is operators.eq
         if not plain or frozenset({_bare(clause.left), _bare(clause.right)}) not in known:
             raise _refusal(relationship, f"its join condition is more than a foreign key: {clause}")
-    by_attribute = {
+    by_attribute: dict[str, tuple[Any, Any]] = {
         relationship.parent.get_property_by_column(local).key: (local, remote)
         for local, remote in relationship.local_remote_pairs or ()
-        if relationship.parent.has_property(relationship.parent.get_property_by_column(local).key)
     }
     keys = [relationship.parent.get_property_by_column(column).key for column in relationship.parent.primary_key]
     if sorted(by_attribute) != sorted(keys) or len(clauses) != len(keys):
@@ -285,4 +289,4 @@ def _require_foreign_key(
 
 
 def _references(constraint: ForeignKeyConstraint) -> set[tuple[Column[Any], Column[Any]]]:
-    return {(element.parent, element.column) for element in constraint.elements}  # type: ignore[misc]  # no string is left
+    return {(element.parent, element.column) for element in constraint.elements}

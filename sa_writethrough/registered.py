@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine, Result
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, scoped_session
 
-from sa_writethrough import _sqla
+from sa_writethrough import _relationships, _sqla
 from sa_writethrough.bulk import Bulk
 from sa_writethrough.cache import EntryCache, Stats
 from sa_writethrough.coherence import Hit, Intent
@@ -58,7 +58,7 @@ class WriteThroughCache:
             (Mapper, "mapper_configured", self._mapper_configured, {}),
             (Mapper, "after_configured", self._after_configured, {}),
         ]
-        if not _sqla.mappers_to_come():
+        if not _relationships.mappers_to_come():
             self._after_configured()
         for owner, name, listener, arguments in self._listening:
             event.listen(owner, name, listener, **arguments)
@@ -192,8 +192,8 @@ class WriteThroughCache:
         found = self._core.collections.all() if self._core.collections.declared else ()
         if found and self._dialect.name not in {*FENCED, "default"}:
             raise ConfigurationError(
-                f"CachePolicy(collections=[{found[0].name!r}]): no fence tells on {self._dialect.name!r} whether a row is "
-                f"about to join {found[0].relationship}. Collections are cached on {', '.join(sorted(FENCED))}."
+                f"CachePolicy(collections=[{found[0].name!r}]): no fence tells on {self._dialect.name!r} whether a "
+                f"row is about to join {found[0].relationship}. Collections are cached on {', '.join(sorted(FENCED))}."
             )
 
     def _take_up(self, mapper: Mapper[Any]) -> None:

@@ -100,8 +100,9 @@ class Joining:
     @staticmethod
     def _updated(collection: Collection, columns: Sequence[Any], statement: Any, compiled: Any) -> Iterator[_Join]:
         table = statement.table
-        changed = _sqla.dml_values(statement) | set(compiled.column_keys or ())
         known = {name for column in table.columns for name in (column.name, column.key)}
+        # Of the parameters, those named as a column set it, and any other is one of a criterion.
+        changed = _sqla.dml_values(statement) | (set(compiled.column_keys or ()) & known)
         keys = collection.members.key_columns(table_name(table)) or []
         order = [column for column in collection.order if table_name(column.table) == table_name(table)]
         # A new key of a member, or another place in the order: whose members these are, no statement says. And a name

@@ -1,8 +1,8 @@
 """The rows of one owner's collection in SQL, and the fence that tells whether anybody is about to join, move or leave.
 
-PostgreSQL: who joins holds the owner's row through the foreign key, and who leaves, changes its primary key, or moves in
-the order, its own. So both are locked, in a savepoint that is rolled back; what is locked already is in doubt. SQLite: as
-for rows, `fences` says how.
+PostgreSQL: who joins holds the owner's row through the foreign key, and who leaves, changes its primary key, or moves
+in the order, its own. So both are locked, in a savepoint that is rolled back; what is locked already is in doubt. Of members, a zero `xmax` says as much.
+SQLite: as for rows, `fences` says how.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sa_writethrough import _sqla
 from sa_writethrough.engines import EngineFacts
 from sa_writethrough.fences import in_savepoint, under_write_lock
 from sa_writethrough.references import Collection, MembersCodec
+from sa_writethrough.rows import unlocked
 
 __all__ = ["Memberships"]
 
@@ -34,6 +35,7 @@ class Memberships:
         members = members.where(*self._criteria(collection.columns))
         owner: Select[Any] = select(literal_column("1")).select_from(collection.owner_columns[0].table)
         self._members = members.order_by(*collection.statement_order)
+        self._unlocked = self._members.add_columns(unlocked(collection.mapper.tables))
         self._lock_owner = owner.where(*self._criteria(collection.owner_columns)).with_for_update(skip_locked=True)
         self._lock_members = members.with_for_update(read=True, skip_locked=True)
 
@@ -56,6 +58,10 @@ class Memberships:
         def locked() -> list[Any] | None:
             if not run(connection, self._lock_owner):
                 return None
+            members = run(connection, self._unlocked)
+            if all(member[-1] for member in members):
+                return [member[:-1] for member in members]
+            # `fences` says why: it is not known who holds them, if anybody does.
             free = run(connection, self._lock_members)
             members = run(connection, self._members)
             return members if sorted(map(repr, free)) == sorted(map(repr, members)) else None

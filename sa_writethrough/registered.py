@@ -67,7 +67,7 @@ class WriteThroughCache:
         # One listener and not two: SQLAlchemy takes stock of the statement again after each.
         if state.statement.is_dml:
             return self._bulk.on_execute(state)
-        if self._core.collections.declared and state.lazy_loaded_from is not None:
+        if self._core.collections.declared and state.is_select and state.lazy_loaded_from is not None:
             found = self._collecting.on_execute(state)
             if found is not None:
                 return found

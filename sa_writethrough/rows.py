@@ -19,7 +19,7 @@ from sa_writethrough.entities import Family
 from sa_writethrough.layouts import Layout, Row
 from sa_writethrough.sqltypes import column_of
 
-__all__ = ["Query", "Selection", "Shapes", "among", "chunks"]
+__all__ = ["Query", "Selection", "Shapes", "among", "chunks", "unlocked"]
 
 Query: TypeAlias = "tuple[Select[Any], dict[str, Any]]"
 _KEYS = "writethrough_keys"
@@ -91,7 +91,7 @@ class Shapes:
         self.returning = self._returnable([*selected, base.polymorphic_on])
         """What to put behind an UPDATE's RETURNING for `read_returned`; None where it cannot return a whole row."""
         if self._fenced:
-            expressions.append(_unlocked(self._tables()))
+            expressions.append(unlocked(self._tables()))
         self._select = select(*expressions).select_from(self._from())
         # Built once, for SQLAlchemy to find what it compiled of them at a glance.
         self._criteria = [
@@ -207,7 +207,7 @@ def _parameters(identity: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(_key_names(len(identity)), identity, strict=True))
 
 
-def _unlocked(tables: Sequence[Table]) -> Any:
+def unlocked(tables: Sequence[Table]) -> Any:
     """Return an expression that is true where nobody ever locked the version of the row that the statement sees.
 
     That is PostgreSQL's `xmax`, of each table; one that an outer join did not meet gives NULL, and counts as free.

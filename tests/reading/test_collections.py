@@ -178,6 +178,17 @@ def test_a_session_sees_its_own_changes(world: World, models: Models) -> None:
     agree(world, models)
 
 
+def test_a_session_that_wrote_fills_nothing(world: World, models: Models) -> None:
+    """Its own locks do not stop it, and what it sees may be undone: here a member that it deletes, and keeps."""
+    world.cache.evict_all()
+    with world.session() as session:
+        session.delete(session.get(models.order, 10))
+        session.flush()
+        assert [order.id for order in session.get(models.user, 1).orders] == [12, 11]
+        session.rollback()
+    agree(world, models)
+
+
 def test_pending_changes_are_flushed_first(world: World, models: Models) -> None:
     """A lazy load flushes, as any other does."""
     with world.session() as session:

@@ -63,11 +63,11 @@ def value_parameters(compiled: Any, statement: Any, columns: Sequence[Any]) -> t
     names = []
     for column in columns:
         value = values.get(column.key)
-        name = compiled.bind_names.get(value) if isinstance(value, BindParameter) else None
-        # A literal value, and one that is given when the statement is executed, has its column's name.
-        anonymous = isinstance(value, BindParameter) and value.unique
-        if name is None and (anonymous or (value is None and column.key in (compiled.column_keys or ()))):
-            name = column.key
+        name = None
+        if isinstance(value, BindParameter):
+            name = column.key if value.unique else value.key  # a literal value has its column's name
+        elif value is None and column.key in (compiled.column_keys or ()):
+            name = column.key  # given when the statement is executed
         if name not in compiled.binds:
             return None
         names.append(str(name))
@@ -76,9 +76,9 @@ def value_parameters(compiled: Any, statement: Any, columns: Sequence[Any]) -> t
 
 def leaves_null(compiled: Any, statement: Any, columns: Sequence[Any]) -> bool:
     """Tell whether an INSERT leaves one of *columns* out, which then is NULL, as it has no default."""
-    if _sets_elsewhere(statement) or compiled.column_keys is None:
+    given = {getattr(column, "key", column) for column in statement._values or ()} | set(compiled.column_keys or ())
+    if _sets_elsewhere(statement) or not given:
         return False
-    given = {getattr(column, "key", column) for column in statement._values or ()} | set(compiled.column_keys)
     return any(
         not given & {column.key, column.name}
         and column.default is None

@@ -558,6 +558,14 @@ def test_is_expired(session: orm.Session, user: Any) -> None:
     assert _sqla.is_expired(session, key)
 
 
+def test_has_ordered(user: Any) -> None:
+    """`_sqla.has_ordered` is true for an UPDATE whose values SQLAlchemy 2.0 keeps in a place of their own."""
+    assert not _sqla.has_ordered(sa.update(user.__table__).values(name="x"))
+    ordered = sa.update(user.__table__).ordered_values((user.__table__.c.name, "x"))
+    assert _sqla.has_ordered(ordered) is sa.__version__.startswith("2.0.")
+    assert _sqla.dml_values(ordered) == {"name"}
+
+
 def test_dml_values(user: Any) -> None:
     """`_sqla.dml_values` names what an UPDATE sets, however it is said."""
     assert _sqla.dml_values(sa.update(user)) == set()

@@ -15,6 +15,7 @@ from sa_writethrough.stores.urls import open_store
 from tests.reading.conftest import World
 from tests.reading.test_collections import Models, agree, is_served, members, selected
 
+
 class StandingStore:
     """A store before whose next step, of one kind, something else happens."""
 

@@ -1,8 +1,8 @@
 """The rows of one owner's collection in SQL, and the fence that tells whether anybody is about to join, move or leave.
 
 PostgreSQL: who joins holds the owner's row through the foreign key, and who leaves, changes its primary key, or moves
-in the order, its own. So both are locked, in a savepoint that is rolled back; what is locked already is in doubt. Of members, a zero `xmax` says as much.
-SQLite: as for rows, `fences` says how.
+in the order, its own. So both are locked, in a savepoint that is rolled back; what is locked already is in doubt. Of
+members a zero `xmax` says that nobody holds them. SQLite: as for rows, `fences` says how.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def _parameters(identity: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(_key_names(len(identity)), identity, strict=True))
 
 
-def unlocked(tables: Sequence[Table]) -> Any:
+def unlocked(tables: Sequence[Any]) -> Any:
     """Return an expression that is true where nobody ever locked the version of the row that the statement sees.
 
     That is PostgreSQL's `xmax`, of each table; one that an outer join did not meet gives NULL, and counts as free.
@@ -215,7 +215,7 @@ def unlocked(tables: Sequence[Table]) -> Any:
     return and_(true(), *((_xmax(table) == literal_column("0")).is_not(literal_column("false")) for table in tables))
 
 
-def _xmax(table: Table) -> Any:
+def _xmax(table: Any) -> Any:
     xmax: Any = column("xmax")
     xmax.table = table
     return xmax

@@ -518,13 +518,17 @@ REFUSED = {
 }
 
 
+def _register_and_configure(world_of: Callable[..., World], base: Any) -> None:
+    world_of(base)
+    orm.configure_mappers()
+
+
 @pytest.mark.parametrize(("declare", "why"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_cached_is_refused(base: Any, sqlite_world_of: Any, declare: Any, why: str) -> None:
     """Registration says which relationship, why, and what to do; where mappers are configured later, that does."""
     held = declare(base)  # the registry does not hold them
     with pytest.raises(wt.ConfigurationError, match=why) as raised:
-        sqlite_world_of(base)
-        orm.configure_mappers()
+        _register_and_configure(sqlite_world_of, base)
     assert "collections=[" in str(raised.value)
     del held
 

@@ -170,7 +170,7 @@ def test_value_parameters(models: Models, make: Any, keys: Any, name: str | None
     found = _relationships.value_parameters(compiled, statement, [table.c.owner_id])
     assert found == (None if name is None else (name,))
     if name is not None:
-        assert name in compiled.construct_params({key: 7 for key in keys or ()})
+        assert name in compiled.construct_params(dict.fromkeys(keys or (), 7))
     if statement.is_insert:
         assert _relationships.leaves_null(compiled, statement, [table.c.owner_id]) is null
     assert not _relationships.leaves_null(compiled, statement, [table.c.place])

@@ -17,6 +17,7 @@ from sa_writethrough.entities import Entities, Family, Scope
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.references import Collections
 from sa_writethrough.rows import Shapes
+from sa_writethrough.unique import UniqueKeys
 from sa_writethrough.unit import Unit
 
 __all__ = ["Core", "SessionWork"]
@@ -41,6 +42,7 @@ class Core:
         self.entities = entities
         self.cache = cache
         self.collections = Collections(entities)
+        self.unique_keys = UniqueKeys(entities)
         self.engines = Engines()
         self._shapes: dict[tuple[Family, str, str], Shapes] = {}
 

@@ -234,6 +234,32 @@ class Loading:
                 found[identity] = self._loaded(question, identity, fenced)
         return [found.get(identity) for identity in identities]
 
+    def current_row(
+        self, question: Question, route: Route, identity: tuple[Any, ...], key: str
+    ) -> tuple[Layout, Row] | None:
+        """Return a row as it is committed now: from the cache, or else, filling it, from the database.
+
+        None where neither has it for certain.
+        """
+        reading = self._cache.read((key,), route.scope.epoch, route.intent)[0]
+        if type(reading) is Hit:
+            decoded = route.shapes.decode(reading)
+            if decoded is None:
+                self._cache.drop([key])
+            elif decoded[0].identity(decoded[1]) == identity:
+                return decoded
+        elif type(reading) is Leased:
+            fenced = self._select(question, route, [identity], {identity: (key, reading.token)}).get(identity)
+            if fenced is not None and fenced.selection.layout is not None:
+                return fenced.selection.layout, fenced.selection.row
+        return None
+
+    def instance(self, question: Question, identity: tuple[Any, ...], layout: Layout, row: Row) -> Any:
+        """Return the session's instance for a row; None where it is of another class than was asked for."""
+        key = (question.family.identity_class, identity, None)
+        ((_, instance),) = self._instances(question, layout, [(key, row)])
+        return instance
+
     def _read(self, route: Route, keys: Sequence[str], mode: CacheMode) -> Sequence[Reading]:
         if mode is CacheMode.NORMAL:
             return self._cache.read(keys, route.scope.epoch, route.intent)

@@ -18,10 +18,13 @@ from sqlalchemy.sql import Select, operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, Tuple
 
 from sa_writethrough import _sqla
-from sa_writethrough.entities import Entities, Family, table_name
+from sa_writethrough.core import Core
+from sa_writethrough.entities import Family, table_name
 from sa_writethrough.loading import Loading, Question
 from sa_writethrough.options import from_cache
+from sa_writethrough.pointing import Pointing
 from sa_writethrough.policy import CacheMode, Reads
+from sa_writethrough.unique import UniqueKey
 
 __all__ = ["Lookup", "Lookups"]
 
@@ -34,13 +37,17 @@ class Lookup:
     mapper: Mapper[Any]
     identities: list[tuple[Any, ...]]
     mode: CacheMode
+    unique: UniqueKey | None = None
+    """By which it asks instead; the identities are its values then."""
 
 
 class Lookups:
     """Answers `do_orm_execute` for one registration."""
 
-    def __init__(self, entities: Entities, loading: Loading) -> None:
-        self._entities = entities
+    def __init__(self, core: Core, loading: Loading, pointing: Pointing) -> None:
+        self._entities = core.entities
+        self._unique_keys = core.unique_keys
+        self._pointing = pointing
         self._loading = loading
         self._metadata: WeakKeyDictionary[Mapper[Any], Any] = WeakKeyDictionary()
         self._served: dict[Family, bool] = {}
@@ -60,7 +67,7 @@ class Lookups:
         _sqla.autobegin(session)
         if _sqla.flushes_first(state):
             _sqla.autoflush(session)
-        if _sqla.states_of(session):
+        if lookup.unique is None and _sqla.states_of(session):
             keys = [(lookup.family.identity_class, identity, None) for identity in lookup.identities]
             if any(_sqla.is_expired(session, key) for key in keys):
                 return None  # the SELECT refreshes them
@@ -68,7 +75,10 @@ class Lookups:
         asked = session, lookup.family, lookup.mapper
         options = state.execution_options
         found: Sequence[Any] | None
-        if len(lookup.identities) == 1:
+        if lookup.unique is not None:
+            question = Question(*asked, lookup.mode, arguments or None, options)
+            found = self._pointing.find(question, lookup.unique, lookup.identities[0])
+        elif len(lookup.identities) == 1:
             found = self._loading.lookup_one(
                 *asked,
                 lookup.identities[0],
@@ -108,7 +118,19 @@ class Lookups:
             identities = None if None in asked else [asked]
         else:
             identities = _identities(statement, family, mapper, state.parameters)
+            if not identities and family.policy.unique_keys and mode is CacheMode.NORMAL:
+                return self._lookup_by_unique_key(family, mapper, statement, state.parameters)
         return None if not identities else Lookup(family, mapper, identities, mode)
+
+    def _lookup_by_unique_key(
+        self, family: Family, mapper: Mapper[Any], statement: Select[Any], parameters: Any
+    ) -> Lookup | None:
+        columns = _equalities(_conjuncts(_sqla.clauses_of(statement)), parameters)
+        for unique in self._unique_keys.of(family).values() if columns else ():
+            values = [columns[column] for column in unique.columns if column in columns]
+            if len(values) == len(columns) == len(unique.columns) and mapper.isa(unique.mapper):
+                return Lookup(family, mapper, [tuple(values)], CacheMode.NORMAL, unique)
+        return None
 
 
 def _mode(options: Sequence[Any], family: Family) -> CacheMode:
@@ -141,6 +163,21 @@ def _identities(
     if len(values) != len(family.base.primary_key) or None in values.values():
         return None
     return [tuple(values[str(i)] for i in range(len(values)))]
+
+
+def _equalities(clauses: Sequence[Any], parameters: Any) -> dict[Any, Any]:
+    """Return what each column is compared with; nothing if anything else is asked for."""
+    given = parameters if isinstance(parameters, Mapping) else {}
+    found: dict[Any, Any] = {}
+    for clause in clauses:
+        if not isinstance(clause, BinaryExpression) or clause.operator is not operators.eq:
+            return {}
+        table = getattr(clause.left, "table", None)
+        column = table.c.get(clause.left.key) if isinstance(table, Table) else None
+        if column is None or column in found or not isinstance(clause.right, BindParameter):
+            return {}
+        found[column] = given.get(clause.right.key, clause.right.effective_value)
+    return found
 
 
 def _from_in(clause: Any, names: Mapping[Any, list[str] | None], given: Mapping[str, Any]) -> list[Any] | None:

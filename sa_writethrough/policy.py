@@ -89,6 +89,10 @@ class CachePolicy:
         Names of one-to-many relationships whose collections are cached by reference: an entry holds the primary keys of
         the members, and loading the attribute takes them, and the members, from the cache. The members' class must be
         cached, too, and an immediate foreign key must lead from them to the owner's primary key.
+    unique_keys:
+        Unique keys, each as the names of its attributes, by which rows are looked up: `cache.get_by`, and SELECTs that
+        ask for nothing else. Each needs a unique constraint, or a unique index without conditions, that is not
+        deferrable. An entry of its own points to the primary key, so such a lookup costs two round trips.
     tombstone_ttl:
         Seconds that the rows of a writer that died between its announcement and the end of its transaction stay
         uncached. A matter of efficiency alone.
@@ -106,6 +110,7 @@ class CachePolicy:
     namespace: str = ""
     exclude: frozenset[str] = frozenset()
     collections: frozenset[str] = frozenset()
+    unique_keys: tuple[tuple[str, ...], ...] = ()
     tombstone_ttl: float = 5.0
     secret: bytes | None = field(default=None, repr=False)
 
@@ -116,6 +121,7 @@ class CachePolicy:
         _require_seconds("tombstone_ttl", self.tombstone_ttl)
         _to_names(self, "exclude", "photo")
         _to_names(self, "collections", "addresses")
+        _to_unique_keys(self)
         if self.secret is not None and (not isinstance(self.secret, bytes) or len(self.secret) < _SECRET_BYTES):
             raise ConfigurationError(
                 f"CachePolicy(secret=...): give at least {_SECRET_BYTES} random bytes, for example of "
@@ -155,6 +161,20 @@ def _to_names(policy: CachePolicy, name: str, example: str) -> None:
             f"CachePolicy({name}={names!r}): give a list of attribute names, for example {name}=[{example!r}]."
         )
     object.__setattr__(policy, name, frozenset(names))
+
+
+def _to_unique_keys(policy: CachePolicy) -> None:
+    """Accept any number of keys, each of any number of names; no names alone, which may be meant as one key or many."""
+    keys = policy.unique_keys
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        keys = (keys,)
+    keys = tuple(keys)
+    if not all(isinstance(key, list | tuple) and key and all(isinstance(name, str) for name in key) for key in keys):
+        raise ConfigurationError(
+            f"CachePolicy(unique_keys={policy.unique_keys!r}): give a list of tuples of attribute names, for example "
+            'unique_keys=[("email",), ("tenant_id", "slug")].'
+        )
+    object.__setattr__(policy, "unique_keys", tuple(tuple(key) for key in keys))
 
 
 def _require_seconds(name: str, value: float | None) -> None:

@@ -21,8 +21,9 @@ from sa_writethrough.entities import Entities, Family, mapper_of
 from sa_writethrough.events import Event
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.factories import bind_of
-from sa_writethrough.loading import Loading
+from sa_writethrough.loading import Loading, Question
 from sa_writethrough.lookups import Lookups
+from sa_writethrough.pointing import Pointing
 from sa_writethrough.references import FENCED
 from sa_writethrough.stores.base import Store
 from sa_writethrough.writing import Writing
@@ -45,7 +46,8 @@ class WriteThroughCache:
         self._dialect: Dialect = DefaultDialect() if bind is None else bind.dialect
         self._core = Core(entities, EntryCache(store))
         self._loading = Loading(self._core)
-        self._lookups = Lookups(entities, self._loading)
+        self._pointing = Pointing(self._core, self._loading)
+        self._lookups = Lookups(self._core, self._loading, self._pointing)
         self._collecting = Collecting(self._core, self._loading)
         self._bulk = Bulk(self._core)
         self._writing = Writing(self._core)
@@ -96,6 +98,18 @@ class WriteThroughCache:
         """
         family, mapper = self._families.get(entity) or self._require(entity)
         return self._loading.get_many(_own(session), family, mapper, idents)
+
+    def get_by(self, session: AnySession, entity: type[T], **values: Any) -> T | None:
+        """Return the instance with this unique key, given by the names of its attributes, or None.
+
+        The policy's `unique_keys` must name the key. Two round trips; what the cache may not serve comes from the
+        database. Raises `ConfigurationError` for another key, and as `get`.
+        """
+        family, mapper = self._families.get(entity) or self._require(entity)
+        unique = self._core.unique_keys.require(family, mapper, frozenset(values))
+        question = Question(_own(session), family, mapper)
+        found: T | None = self._pointing.get(question, unique, [values[name] for name in unique.names])
+        return found
 
     def contains(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> bool:
         """Tell whether an entry for this row can be read now. For tests and operators: it may be gone at once.
@@ -188,7 +202,8 @@ class WriteThroughCache:
         self._take_up(mapper)
 
     def _after_configured(self) -> None:
-        """Refuse what cannot be cached by reference, now that every relationship is known."""
+        """Refuse what cannot be cached by reference or by unique key, now that every mapper is known."""
+        self._core.unique_keys.check()
         found = self._core.collections.all() if self._core.collections.declared else ()
         if found and self._dialect.name not in {*FENCED, "default"}:
             raise ConfigurationError(
@@ -203,6 +218,7 @@ class WriteThroughCache:
         self._loading.routing.forget()
         self._lookups.forget()
         self._core.collections.forget()
+        self._core.unique_keys.forget()
         if family is not None:
             self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
 from sqlalchemy.engine import Connection, Engine
@@ -50,6 +51,10 @@ class AsyncWriteThroughCache:
     async def get_many(self, session: AnyAsyncSession, entity: type[T], idents: Iterable[Any]) -> list[T | None]:
         """Return the instances with these primary keys, in their order. See `WriteThroughCache.get_many`."""
         return await greenlet_spawn(self.sync_cache.get_many, _own(session), entity, idents)
+
+    async def get_by(self, session: AnyAsyncSession, entity: type[T], **values: Any) -> T | None:
+        """Return the instance with this unique key, or None. See `WriteThroughCache.get_by`."""
+        return await greenlet_spawn(partial(self.sync_cache.get_by, _own(session), entity, **values))
 
     async def contains(self, entity: Any, ident: Any, bind: AnyBind | None = None) -> bool:
         """Tell whether an entry for this row can be read now. See `WriteThroughCache.contains`."""

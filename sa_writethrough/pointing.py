@@ -46,9 +46,8 @@ class Pointing:
         if found is None:
             found = self._selected(question, unique, values)
         if len(found) > 1:
-            raise MultipleResultsFound(
-                f"Several {question.mapper.class_.__name__} have {unique.names} = {values!r}: NULL?"
-            )
+            name = question.mapper.class_.__name__
+            raise MultipleResultsFound(f"More than one {name} has {unique.names} = {tuple(values)!r}: NULL is no key.")
         return found[0] if found else None
 
     def find(self, question: Question, unique: UniqueKey, values: Sequence[Any]) -> Sequence[Any] | None:

@@ -112,9 +112,8 @@ class UniqueKeys:
         """Return the key of these attributes; raise `ConfigurationError` if the policy names none."""
         key = self.of(family).get(names)
         if key is None or not mapper.isa(key.mapper):
-            of = ", ".join(
-                f"({', '.join(each.names)}) of {each.mapper.class_.__name__}" for each in self.of(family).values()
-            )
+            declared = self.of(family).values()
+            of = ", ".join(f"({', '.join(each.names)}) of {each.mapper.class_.__name__}" for each in declared)
             raise ConfigurationError(
                 f"{mapper.class_.__name__} has no cached unique key of {', '.join(sorted(names)) or 'nothing'}: "
                 f"CachePolicy(unique_keys=[...]) names {of or 'none'}. Ask by one of these, or with select()."

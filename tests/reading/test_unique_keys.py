@@ -191,7 +191,9 @@ def test_a_number_of_another_type_goes_to_the_database(world: World, user: Any, 
         with pytest.raises(type(error)):
             by_slug(world, user, value, "x")
     else:
-        assert by_slug(world, user, value, "x") == expected
+        with world.counting() as seen:
+            assert by_slug(world, user, value, "x") == expected
+        assert seen != []
 
 
 def test_the_sessions_own_instances_stay(world: World, user: Any) -> None:

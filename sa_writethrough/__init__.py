@@ -10,6 +10,7 @@ from sa_writethrough.exceptions import (
     ConfigurationError,
     WriteThroughError,
 )
+from sa_writethrough.explaining import Explanation
 from sa_writethrough.options import bypass_cache, from_cache
 from sa_writethrough.policy import CacheMode, CachePolicy, OnOutage, OnWrite, ReadBack, Reads, SnapshotReads
 from sa_writethrough.registration import AsyncWriteThroughCache, WriteThroughCache, register
@@ -25,6 +26,7 @@ __all__ = [
     "CodecError",
     "ConcurrentWriteError",
     "ConfigurationError",
+    "Explanation",
     "OnOutage",
     "OnWrite",
     "ReadBack",

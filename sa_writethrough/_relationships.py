@@ -5,16 +5,19 @@ A room as `_sqla` is: whatever is not public API of SQLAlchemy stands in one of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy.orm import InstanceState, ORMExecuteState
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.mapper import _all_registries
 from sqlalchemy.sql.elements import BindParameter
 
 from sa_writethrough._sqla import has_ordered, is_plain_select
 
 __all__ = [
+    "carry",
+    "is_load_of",
     "is_lazy_load",
     "key_as_loaded",
     "leaves_null",
@@ -33,6 +36,32 @@ def loaded_relationship(state: ORMExecuteState) -> Any:
     """Return the relationship that the statement loads for `lazy_loaded_from`."""
     path = state.loader_strategy_path
     return None if path is None else path.path[-1]
+
+
+def is_load_of(state: ORMExecuteState, path: Sequence[Any]) -> bool:
+    """Tell whether the statement lazily loads the last relationship on *path*, which leads from what was selected."""
+    if state.lazy_loaded_from is None:
+        return False
+    loaded = state.loader_strategy_path
+    steps = () if loaded is None else loaded.path[1::2]
+    return len(steps) == len(path) and all(one is other for one, other in zip(steps, path, strict=True))
+
+
+def carry(state: ORMExecuteState, options: Sequence[Any], instances: Iterable[Any], held: Collection[Any]) -> None:
+    """Have loaders of the instances' relationships see *options*, as `sqlalchemy.orm.loading._instance` does.
+
+    held: the states that the session had before; they keep what they were loaded with.
+    """
+    current = state.loader_strategy_path
+    for instance in instances:
+        if instance is None:
+            continue
+        loaded = instance_state(instance)
+        if loaded in held:
+            continue
+        path = loaded.mapper._path_registry
+        loaded.load_options = tuple(options)
+        loaded.load_path = current + path if current is not None and current.path else path
 
 
 def is_lazy_load(state: ORMExecuteState, order_by: Any) -> bool:

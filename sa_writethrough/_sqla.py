@@ -35,6 +35,7 @@ __all__ = [
     "discard_rows",
     "dml_values",
     "ends_transaction",
+    "empty_result",
     "entity_metadata",
     "entity_result",
     "executes_alone",
@@ -344,6 +345,11 @@ def entity_result(metadata: Any, instances: Sequence[Any]) -> Result[Any]:
     result: Result[Any] = kind(metadata, iter(instances), _source_supports_scalars=True)
     result._attributes = _SINGLE_ENTITY
     return result
+
+
+def empty_result() -> Result[Any]:
+    """Return a result without rows and columns."""
+    return IteratorResult(SimpleResultMetaData(()), iter(()))
 
 
 class _FoundResult(IteratorResult[Any]):

@@ -72,9 +72,13 @@ class Collecting:
         asked = self._asked(state, collection, owner)
         if asked is None or self._loading.routing.wrote(session, (asked.key,), asked.epoch):
             return None
+        carried = _sqla.options_of(state.statement)
+        held = set(_sqla.states_of(session).values()) if carried else ()
         instances = self._found(asked)
         if instances is None:
             return None
+        if carried:
+            _relationships.carry(state, carried, instances, held)
         return _sqla.entity_result(_sqla.entity_metadata(collection.mapper), instances)
 
     # --- what is asked for ---
@@ -86,8 +90,7 @@ class Collecting:
         collection = self._core.collections.of(_relationships.loaded_relationship(state))
         if collection is None or _sqla.selected_mapper(statement) is not collection.mapper:
             return None
-        options = _sqla.options_of(statement)
-        if any(not isinstance(option, from_cache) or option.mode is not CacheMode.NORMAL for option in options):
+        if not all(_is_ours(option) for option in _sqla.options_of(statement)):
             return None
         plain = _sqla.is_plain_load(state) and _relationships.is_lazy_load(state, collection.statement_order)
         return collection if plain else None
@@ -219,6 +222,11 @@ class Collecting:
                 self._cache.fill([], [(asked.key, token)])
             else:
                 self._cache.fill([Filling(asked.key, token, payload, asked.collection.policy.ttl)])
+
+
+def _is_ours(option: Any) -> bool:
+    """Tell whether an option leaves a collection's load as it is: one for relationships further down does."""
+    return isinstance(option, from_cache) and (bool(option.path) or option.mode is CacheMode.NORMAL)
 
 
 def _owner_of(state: ORMExecuteState, collection: Collection) -> Identity | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar, overload
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, Result
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, scoped_session
+from sqlalchemy.orm import Mapper, ORMExecuteState, Query, Session, scoped_session
+from sqlalchemy.sql import Select
 
 from sa_writethrough import _relationships, _sqla
 from sa_writethrough.bulk import Bulk
@@ -20,7 +21,9 @@ from sa_writethrough.core import Core
 from sa_writethrough.entities import Entities, Family, mapper_of
 from sa_writethrough.events import Event
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.explaining import EXPLAIN_OPTION, Explaining, Explanation
 from sa_writethrough.factories import bind_of
+from sa_writethrough.guard import NO_SELECT, Guard
 from sa_writethrough.loading import Loading, Question
 from sa_writethrough.lookups import Lookups
 from sa_writethrough.pointing import Pointing
@@ -47,7 +50,9 @@ class WriteThroughCache:
         self._core = Core(entities, EntryCache(store))
         self._loading = Loading(self._core)
         self._pointing = Pointing(self._core, self._loading)
-        self._lookups = Lookups(self._core, self._loading, self._pointing)
+        self._guard = Guard(self._core)
+        self._lookups = Lookups(self._guard, self._loading, self._pointing)
+        self._explaining = Explaining(self._core, self._guard, self._loading.routing)
         self._collecting = Collecting(self._core, self._loading)
         self._bulk = Bulk(self._core)
         self._writing = Writing(self._core)
@@ -67,6 +72,9 @@ class WriteThroughCache:
 
     def _on_execute(self, state: ORMExecuteState) -> Result[Any] | None:
         # One listener and not two: SQLAlchemy takes stock of the statement again after each.
+        if EXPLAIN_OPTION in state.execution_options:
+            state.execution_options[EXPLAIN_OPTION].append(self._explaining.explain(state))
+            return _sqla.empty_result()
         if state.statement.is_dml:
             return self._bulk.on_execute(state)
         if self._core.collections.declared and state.is_select and state.lazy_loaded_from is not None:
@@ -110,6 +118,22 @@ class WriteThroughCache:
         question = Question(_own(session), family, mapper)
         found: T | None = self._pointing.get(question, unique, [values[name] for name in unique.names])
         return found
+
+    def explain(
+        self, session: AnySession, statement: Any, *, execution_options: Mapping[str, Any] | None = None
+    ) -> Explanation:
+        """Tell whether the cache would serve *statement* in this session now, and why or why not. Executes nothing.
+
+        *statement* is a `select()`, or a Query. Listeners of `do_orm_execute` that come before ours are called, as they
+        may change the statement. Nothing is flushed and nothing filled.
+        """
+        answers: list[Explanation] = []
+        if isinstance(statement, Query):
+            statement = statement.statement
+        if not isinstance(statement, Select):
+            return Explanation(served=False, reason=NO_SELECT)
+        _own(session).execute(statement, execution_options={**(execution_options or {}), EXPLAIN_OPTION: answers})
+        return answers[0] if answers else Explanation(served=False, reason="another do_orm_execute listener answers it")
 
     def contains(self, entity: Any, ident: Any, bind: Engine | Connection | None = None) -> bool:
         """Tell whether an entry for this row can be read now. For tests and operators: it may be gone at once.
@@ -216,7 +240,7 @@ class WriteThroughCache:
             return
         family = self._core.entities.add(mapper)
         self._loading.routing.forget()
-        self._lookups.forget()
+        self._guard.forget()
         self._core.collections.forget()
         self._core.unique_keys.forget()
         if family is not None:

@@ -8,7 +8,7 @@ where its code waits, as SQLAlchemy's own calls are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -18,6 +18,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from sa_writethrough.cache import Stats
 from sa_writethrough.events import Event
+from sa_writethrough.explaining import Explanation
 from sa_writethrough.factories import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, sync_bind
 from sa_writethrough.registered import WriteThroughCache
 
@@ -55,6 +56,13 @@ class AsyncWriteThroughCache:
     async def get_by(self, session: AnyAsyncSession, entity: type[T], **values: Any) -> T | None:
         """Return the instance with this unique key, or None. See `WriteThroughCache.get_by`."""
         return await greenlet_spawn(partial(self.sync_cache.get_by, _own(session), entity, **values))
+
+    async def explain(
+        self, session: AnyAsyncSession, statement: Any, *, execution_options: Mapping[str, Any] | None = None
+    ) -> Explanation:
+        """Tell whether the cache would serve *statement* now, and why or why not. See `WriteThroughCache.explain`."""
+        explain = partial(self.sync_cache.explain, execution_options=execution_options)
+        return await greenlet_spawn(explain, _own(session), statement)
 
     async def contains(self, entity: Any, ident: Any, bind: AnyBind | None = None) -> bool:
         """Tell whether an entry for this row can be read now. See `WriteThroughCache.contains`."""

@@ -51,6 +51,10 @@ async def test_a_user_by_name_with_its_orders(open_world, models):
             assert await orders_of(world, user, "ann") == [1, 2]
         with world.no_sql():
             assert await orders_of(world, user, "ann") == [1, 2]
+        async with world.session() as session:
+            statement = sa.select(user).where(user.name == "ann").options(wt.from_cache())
+            assert (await world.cache.explain(session, statement)).served
+            assert not (await world.cache.explain(session, sa.select(user))).served
         async with world.factory.begin() as session:
             (await session.get(order, 3)).user_id = 1
             (await session.get(order, 1)).user_id = 2

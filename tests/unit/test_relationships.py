@@ -28,6 +28,7 @@ class Models:
             id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
             owner_id: orm.Mapped[int | None] = orm.mapped_column(sa.ForeignKey("owner.id"))
             place: orm.Mapped[int] = orm.mapped_column(server_default="0")
+            owner: orm.Mapped[Any] = orm.relationship("Owner", viewonly=True)
 
         self.owner, self.thing = Owner, Thing
 
@@ -87,6 +88,50 @@ def test_loaded_relationship(session: orm.Session, models: Models, name: str) ->
     (state,) = states(session, lambda: getattr(owner, name))
     assert _relationships.loaded_relationship(state) is getattr(models.owner, name).property
     assert state.lazy_loaded_from is sa.inspect(owner)
+
+
+def test_is_load_of(session: orm.Session, models: Models) -> None:
+    """`_relationships.is_load_of` compares all of the path, and is for lazy loads alone."""
+    things, plain = models.owner.things.property, models.owner.plain.property
+    owner = session.get(models.owner, 1)
+    (state,) = states(session, lambda: owner.things)
+    assert _relationships.is_load_of(state, (things,))
+    assert not _relationships.is_load_of(state, (plain,))
+    assert not _relationships.is_load_of(state, (things, things))
+    session.expire(owner)
+    (state, _) = states(
+        session, lambda: session.scalars(sa.select(models.owner).options(orm.selectinload(models.owner.things))).all()
+    )
+    assert not _relationships.is_load_of(state, (things,))
+
+
+def test_carry_is_what_the_loader_does(session: orm.Session, models: Models) -> None:
+    """`_relationships.carry` leaves options and path as an ordinary load does, also of what was loaded lazily."""
+    session.add(models.thing(id=1, owner_id=1))
+    session.commit()
+    option = orm.lazyload(models.owner.things).lazyload(models.thing.owner)
+
+    def path_of(instance: Any) -> Any:
+        return instance.load_options, instance.load_path
+
+    def carrying(state: Any) -> None:
+        seen.append(state)
+
+    for step in ("owner", "thing"):
+        seen: list[Any] = []
+        session.expunge_all()
+        sa.event.listen(session, "do_orm_execute", carrying)
+        owner = session.scalars(sa.select(models.owner).options(option)).one()
+        instance = owner if step == "owner" else owner.things[0]
+        sa.event.remove(session, "do_orm_execute", carrying)
+        loaded = sa.inspect(instance)
+        expected = path_of(loaded)
+        assert list(expected[0]) == [option]
+        loaded.load_options, loaded.load_path = (), None
+        _relationships.carry(seen[-1], [option], [None, instance], {loaded})
+        assert path_of(loaded) == ((), None)
+        _relationships.carry(seen[-1], [option], [None, instance], ())
+        assert (set(loaded.load_options), loaded.load_path) == (set(expected[0]), expected[1])
 
 
 @pytest.mark.parametrize(

@@ -612,6 +612,11 @@ def test_entity_result_of_one_is_short_and_whole(session: orm.Session, user: Any
     assert [list(part) for part in made(instance).scalars().partitions(1)] == [[instance]]
 
 
+def test_empty_result() -> None:
+    """`_sqla.empty_result` has no rows, and is a result as any."""
+    assert _sqla.empty_result().all() == []
+
+
 def test_has_returning(user: Any) -> None:
     """`_sqla.has_returning` sees RETURNING."""
     assert not _sqla.has_returning(sa.update(user))

@@ -208,6 +208,20 @@ def test_none_as_a_primary_key_gives_none(user: Any, world: World, get: Any) -> 
         assert get(world, session, user, None) is None
 
 
+@pytest.mark.filterwarnings("ignore:The Query.get")
+def test_the_legacy_query_is_served(user: Any, world: World) -> None:
+    """`Query.get`, and a Query that asks for a whole primary key, are lookups, too."""
+    with world.session() as session:
+        session.connection()
+        with world.counting() as seen:
+            query = session.query(user).options(wt.from_cache())
+            assert query.get(1).name == "ann"
+            assert query.filter_by(id=2).one().name == "bob"
+            assert query.filter(user.id.in_([1, 3])).all()[1].name == "cid"
+        assert seen == []
+        assert query.get(99) is None
+
+
 def test_get_one_is_served(user: Any, world: World) -> None:
     """`session.get_one` is a lookup, too, and raises for what does not exist."""
     with world.session() as session:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import random
+from time import monotonic
 from typing import Any, TypeAlias
 
 from sa_writethrough import events
 from sa_writethrough.coherence import (
     Announce,
     AnnounceEpoch,
+    Busy,
     Change,
     Evict,
     EvictEpoch,
@@ -30,11 +33,14 @@ from sa_writethrough.coherence import (
 )
 from sa_writethrough.exceptions import CacheUnavailableError
 from sa_writethrough.policy import OnOutage
+from sa_writethrough.stores._loops import pause
 from sa_writethrough.stores.base import Reply, Store
 
 __all__ = ["Announcement", "Claim", "EntryCache", "Filling", "Publication", "Stats"]
 
 
+_FIRST_PAUSE = 0.0005
+"""Seconds: about a SELECT by primary key with its fill."""
 _log = logging.getLogger("sa_writethrough")
 
 
@@ -129,6 +135,29 @@ class EntryCache:
         if self.subscribers:
             self._tell_of_reads(keys, readings)
         return readings
+
+    def read_later(
+        self, keys: Sequence[str], epoch: str, intent: Intent, readings: Sequence[Reading], wait: float
+    ) -> Sequence[Reading]:
+        """Return what was read, with what was busy read again until nothing is, or for *wait* seconds.
+
+        Nor longer than until something is leased to the caller, who must read the database then anyway. So nobody
+        waits who holds a lease that others wait for.
+        """
+        latest = dict(zip(keys, readings, strict=True))
+        end, step = monotonic() + wait, _FIRST_PAUSE
+        while True:
+            busy = [key for key in keys if type(latest[key]) is Busy]
+            left = end - monotonic()
+            if not busy or left <= 0 or any(type(latest[key]) is Leased for key in keys):
+                return [latest[key] for key in keys]
+            step *= 1 + random()  # noqa: S311 - no secret: it grows, and has not all who wait come at once
+            pause(min(step, left))
+            for key, reading in zip(busy, self.store.read(busy, epoch, intent), strict=True):
+                latest[key] = reading
+                self.stats.busy -= type(reading) is not Busy
+                self.stats.hits += type(reading) is Hit
+                self.stats.misses += type(reading) is Leased
 
     def fill(self, fillings: Sequence[Filling], refused: Sequence[tuple[str, Token]] = ()) -> None:
         """Send rows that were read under leases, and give back the leases that cannot be used. Never raises."""

@@ -25,7 +25,10 @@ import msgspec
 
 from sa_writethrough.exceptions import CodecError
 
-__all__ = ["Field", "RowCodec", "accepted_types", "fingerprint_in", "fingerprint_of", "json_text"]
+__all__ = ["NO_ROW", "Field", "RowCodec", "accepted_types", "fingerprint_in", "fingerprint_of", "json_text"]
+
+NO_ROW = b"\x00"
+"""The payload that says that there is no such row; it is of no format."""
 
 # A signed payload has a format of its own: a reader without the secret must not take a signature for a row.
 FORMAT = b"\x01"

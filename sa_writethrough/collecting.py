@@ -221,7 +221,7 @@ class Collecting:
             if payload is None:
                 self._cache.fill([], [(asked.key, token)])
             else:
-                self._cache.fill([Filling(asked.key, token, payload, asked.collection.policy.ttl)])
+                self._cache.fill([Filling(asked.key, token, payload, asked.collection.policy.lifetime())])
 
 
 def _is_ours(option: Any) -> bool:

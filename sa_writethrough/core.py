@@ -35,6 +35,10 @@ class SessionWork:
         return next((unit for known, unit in self.units if known is connection), None)
 
 
+_NO_BIND = "default"
+"""The name of the dialect that stands for one while a factory has no bind; sessions have one."""
+
+
 class Core:
     """One registration. Hashed by identity: it is the key of what it leaves on connections and sessions."""
 
@@ -55,6 +59,16 @@ class Core:
             shapes = Shapes(family, dialect)
             self._shapes[kind] = shapes
         return shapes
+
+    def require_fences(self, family: Family, dialect_name: str) -> None:
+        """Raise `ConfigurationError` if absence is to be cached where a row may be inserted unseen."""
+        fenced = dialect_name == _NO_BIND or (dialect_name == "sqlite" and self.cache.store.keeps_tombstones)
+        if family.policy.negative and not fenced:
+            raise ConfigurationError(
+                f"CachePolicy(negative=True) of {family.base.class_.__name__}: on {dialect_name} with a "
+                f"{type(self.cache.store).__name__} nothing tells a reader that a row is about to be inserted. "
+                "Absence is cached on SQLite with the embedded store (memory://) alone; leave it out here."
+            )
 
     def scope(self, family: Family, facts: EngineFacts, options: Mapping[str, Any]) -> Scope:
         """Return where the family's keys are, under the execution options of a connection or a statement."""

@@ -104,6 +104,8 @@ def _written(target: _Target, context: Any, options: Any) -> Written:
         if target.replaces or (part and not by_unit_of_work):
             return Written(family, None)
         return Written(family, (), by_unit_of_work=by_unit_of_work, unseen=True)
+    if family.policy.negative and target.gone and not context.isdelete:
+        return Written(family, None)  # it may be cached that there is no row with the new key
     identities = None
     if target.keys is not None and (by_unit_of_work or family.exact):
         identities = _identities(context, target.keys)

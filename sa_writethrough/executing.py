@@ -135,7 +135,10 @@ class Executing:
         if written.identities is None:
             unit.touch_epoch(scope.epoch, family)
         if written.unseen and not held:  # what a flush inserts is touched after it
-            unit.insert_unseen(scope.epoch)
+            if family.policy.negative:
+                unit.touch_epoch(scope.epoch, family)  # it may be cached that they do not exist
+            else:
+                unit.insert_unseen(scope.epoch)
         return last if held and written.identities is not None and len(written.identities) == 1 else None
 
     def _roll_back_to(self, unit: Unit, name: str) -> None:

@@ -10,24 +10,27 @@ connection is checked out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import select
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Mapper, Session
 
 from sa_writethrough import _sqla
 from sa_writethrough.cache import Filling
+from sa_writethrough.codec import NO_ROW
 from sa_writethrough.coherence import Hit, Intent, Leased, Reading, Token
 from sa_writethrough.core import Core
+from sa_writethrough.dml import have_one_form
 from sa_writethrough.entities import Family
 from sa_writethrough.exceptions import CacheUnavailableError, CodecError
 from sa_writethrough.fences import Fence, FencedRow
 from sa_writethrough.layouts import Layout, Row
 from sa_writethrough.options import bypass_cache
-from sa_writethrough.policy import CacheMode
+from sa_writethrough.policy import CacheMode, OnMiss
 from sa_writethrough.routing import NO_OPTIONS, Route, Routing
 from sa_writethrough.rows import among, chunks
 
@@ -217,6 +220,9 @@ class Loading:
         readings: Sequence[Reading],
     ) -> list[Any] | None:
         """Return the instances of what was read from the cache, and of the rest from the database."""
+        policy = question.family.policy
+        if policy.on_miss is OnMiss.WAIT and question.mode in _SERVING:
+            readings = self._cache.read_later(keys, route.scope.epoch, route.intent, readings, policy.wait)
         hits: list[tuple[tuple[Any, ...], str, bytes]] = []
         leases: dict[tuple[Any, ...], tuple[str, Token]] = {}
         for identity, key, reading in zip(identities, keys, readings, strict=True):
@@ -278,7 +284,11 @@ class Loading:
         decode, identity_class = route.shapes.decode, question.family.identity_class
         rows: dict[Layout, list[tuple[Any, Row]]] = {}
         unreadable: list[str] = []
+        found: dict[tuple[Any, ...], Any] = {}
         for identity, key, payload in hits:
+            if payload == NO_ROW:
+                found[identity] = None
+                continue
             decoded = decode(payload)
             if decoded is None:
                 unreadable.append(key)
@@ -289,7 +299,6 @@ class Loading:
         if unreadable:
             # Of another version of the model, or damaged: the next reader may fill. Not this one, it has no lease.
             self._cache.drop(unreadable)
-        found: dict[tuple[Any, ...], Any] = {}
         for layout, pairs in rows.items():
             found.update(self._instances(question, layout, pairs))
         return found
@@ -332,9 +341,27 @@ class Loading:
                 if filling is not None:
                     fillings.append(filling)
                     del refused[identity]
+            if route.family.policy.negative and not wrote:
+                fillings += self._absences(route, connection.dialect, missing, rows, refused)
         finally:
             self._cache.fill(fillings, list(refused.values()))
         return rows
+
+    @staticmethod
+    def _absences(
+        route: Route,
+        dialect: Dialect,
+        missing: Sequence[tuple[Any, ...]],
+        rows: Mapping[tuple[Any, ...], FencedRow],
+        refused: dict[tuple[Any, ...], tuple[str, Token]],
+    ) -> Iterator[Filling]:
+        """Take the leases of rows that do not exist, to fill that they do not. `routing` says where that is right."""
+        family = route.family
+        if family.loose or not rows.keys() <= set(missing):
+            return  # there may be a row whose key the database holds equal
+        for identity in missing:
+            if identity in refused and identity not in rows and have_one_form(family, identity, dialect):
+                yield Filling(*refused.pop(identity), NO_ROW, family.policy.lifetime())
 
     def _filling(self, route: Route, lease: tuple[str, Token] | None, fenced: FencedRow) -> Filling | None:
         selection = fenced.fillable
@@ -345,7 +372,7 @@ class Loading:
         except CodecError as error:  # this value cannot be cached: it is read from the database every time
             self._cache.report(error)
             return None
-        return Filling(lease[0], lease[1], payload, route.family.policy.ttl)
+        return Filling(lease[0], lease[1], payload, route.family.policy.lifetime())
 
     def _loaded(self, question: Question, identity: tuple[Any, ...], fenced: FencedRow) -> Any:
         selection = fenced.selection

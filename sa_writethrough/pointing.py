@@ -109,7 +109,7 @@ class Pointing:
             if payload is None:
                 self._cache.fill([], [lease])
             else:
-                self._cache.fill([Filling(*lease, payload, unique.family.policy.ttl)])
+                self._cache.fill([Filling(*lease, payload, unique.family.policy.lifetime())])
         return found
 
     @staticmethod

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from random import random
 
 from sa_writethrough.exceptions import ConfigurationError
 
-__all__ = ["CacheMode", "CachePolicy", "OnOutage", "OnWrite", "ReadBack", "Reads", "SnapshotReads"]
+__all__ = ["CacheMode", "CachePolicy", "OnMiss", "OnOutage", "OnWrite", "ReadBack", "Reads", "SnapshotReads"]
 
 
 class OnWrite(Enum):
@@ -58,6 +59,15 @@ class OnOutage(Enum):
     still reach it, they may serve the old row until its `ttl` ends, the row is written again, or it is evicted."""
 
 
+class OnMiss(Enum):
+    """What a lookup by primary key does where another reader has the lease, or a writer is about to commit."""
+
+    READ = "read"
+    """Read the database at once, and fill nothing."""
+    WAIT = "wait"
+    """Look again for a while (`wait`): of many that miss the same row one reads the database. Then as READ."""
+
+
 class CacheMode(Enum):
     """How one query uses the cache; the members are Hibernate's."""
 
@@ -79,8 +89,16 @@ class CachePolicy:
 
     ttl:
         Seconds until an entry expires; None keeps it until it is written or evicted. No promise depends on it.
-    on_write, reads, snapshot_reads, read_back, on_outage:
+    ttl_jitter:
+        From 0 to 1: by up to this share of `ttl` an entry expires sooner, at random, so that entries of one moment do
+        not expire in one moment.
+    on_write, reads, snapshot_reads, read_back, on_outage, on_miss:
         See the enumerations of these names.
+    wait:
+        Seconds, at most, that `OnMiss.WAIT` waits; the session may hold a connection meanwhile.
+    negative:
+        Whether it is cached, too, that a row does not exist. Only on SQLite with the embedded store, `memory://`:
+        elsewhere no fence tells that a row is about to be inserted, and `ConfigurationError` is raised.
     namespace:
         Part of every key. Applications that share a store but not a database need different ones.
     exclude:
@@ -102,11 +120,15 @@ class CachePolicy:
     """
 
     ttl: float | None = None
+    ttl_jitter: float = 0.0
     on_write: OnWrite = OnWrite.PUBLISH
     reads: Reads = Reads.OPTION
     snapshot_reads: SnapshotReads = SnapshotReads.BYPASS
     read_back: ReadBack = ReadBack.WHEN_NEEDED
     on_outage: OnOutage = OnOutage.ABORT
+    on_miss: OnMiss = OnMiss.READ
+    wait: float = 0.05
+    negative: bool = False
     namespace: str = ""
     exclude: frozenset[str] = frozenset()
     collections: frozenset[str] = frozenset()
@@ -119,6 +141,9 @@ class CachePolicy:
             _to_member(self, name, kind)
         _require_seconds("ttl", self.ttl)
         _require_seconds("tombstone_ttl", self.tombstone_ttl)
+        _require_seconds("wait", self.wait)
+        if not isinstance(self.ttl_jitter, int | float) or not 0 <= self.ttl_jitter <= 1:
+            raise ConfigurationError(f"CachePolicy(ttl_jitter={self.ttl_jitter!r}): give a share of ttl, from 0 to 1.")
         _to_names(self, "exclude", "photo")
         _to_names(self, "collections", "addresses")
         _to_unique_keys(self)
@@ -132,6 +157,12 @@ class CachePolicy:
                 f"CachePolicy(namespace={self.namespace!r}): use at most 64 ASCII letters, digits, '-', '_' and '.'."
             )
 
+    def lifetime(self) -> float | None:
+        """Return the seconds until an entry that is made now is to expire."""
+        if self.ttl is None or not self.ttl_jitter:
+            return self.ttl
+        return self.ttl * (1 - self.ttl_jitter * random())  # noqa: S311 - no secret
+
 
 _SECRET_BYTES = 16
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
@@ -141,6 +172,7 @@ _ENUMERATIONS: dict[str, type[Enum]] = {
     "snapshot_reads": SnapshotReads,
     "read_back": ReadBack,
     "on_outage": OnOutage,
+    "on_miss": OnMiss,
 }
 
 

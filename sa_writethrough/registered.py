@@ -15,6 +15,7 @@ from sqlalchemy.sql import Select
 from sa_writethrough import _relationships, _sqla
 from sa_writethrough.bulk import Bulk
 from sa_writethrough.cache import EntryCache, Stats
+from sa_writethrough.codec import NO_ROW
 from sa_writethrough.coherence import Hit, Intent
 from sa_writethrough.collecting import Collecting
 from sa_writethrough.core import Core
@@ -143,7 +144,8 @@ class WriteThroughCache:
         family, mapper = self._families.get(entity) or self._require(entity)
         for scope in self._scopes(family, bind):
             key = family.key(scope, self._loading.identity(mapper, ident))
-            if key is not None and isinstance(self._core.cache.store.read([key], scope.epoch, Intent.LOOK)[0], Hit):
+            found = None if key is None else self._core.cache.store.read([key], scope.epoch, Intent.LOOK)[0]
+            if isinstance(found, Hit) and found != NO_ROW:
                 return True
         return False
 
@@ -244,6 +246,7 @@ class WriteThroughCache:
         self._core.collections.forget()
         self._core.unique_keys.forget()
         if family is not None:
+            self._core.require_fences(family, self._dialect.name)
             self._core.shapes(family, self._dialect)  # a type without a codec is an error now, not in production
 
 

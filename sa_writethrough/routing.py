@@ -85,6 +85,7 @@ class Routing:
         if facts is None or isinstance(bind, Connection):
             # The first time, and inside somebody else's transaction, begin now: that is where the facts are learnt.
             facts = core.engines.learn(session.connection(bind_arguments=bind_arguments or {"mapper": family.base}))
+        core.require_fences(family, facts.dialect_name)
         work = core.work_of(session)
         connection, unit = _begun_on(work, bind)
         snapshot = is_snapshot(facts, engine, connection, wrote=unit is not None and unit.wrote)

@@ -94,7 +94,7 @@ def _claim(key: str, epoch: str | None, family: Family) -> Claim:
 def _publication(key: str, token: Any, touch: Touch) -> Publication:
     if touch.gone or not touch.held:
         return Publication(key, token, None, None)
-    return Publication(key, token, touch.payload, touch.model.policy.ttl)
+    return Publication(key, token, touch.payload, touch.model.policy.lifetime())
 
 
 def _read_back(core: Core, connection: Connection, unit: Unit) -> None:

@@ -46,6 +46,8 @@ class Nodes(Generic[N]):
         self._nodes = tuple(nodes)
         self._ring = Ring(self._nodes)
         self._lease_ttl = meta.expiry(lease_ttl)
+        for node in nodes:
+            node.lease_ttl = self._lease_ttl
         self._leasing = meta.leasing(self._lease_ttl).encode()
         self._max_bytes = max_item_bytes
         self._owner: Callable[[str], N] = self._ring.owner

@@ -175,7 +175,15 @@ class ReadingMany(Run[Reading]):
         node, connection = self._node, self.connection
         assert connection is not None  # noqa: S101 - only a run that has failed has none
         token, remember = token_maker(node, connection), node.remember
-        plan = plans.read(self._keys, self._epoch, self._intent, token=token, remember=remember)
+        plan = plans.read(
+            self._keys,
+            self._epoch,
+            self._intent,
+            lease_ttl=node.lease_ttl,
+            fresh=connection.fresh,
+            token=token,
+            remember=remember,
+        )
         next(plan)
         return plan
 

@@ -8,14 +8,16 @@ nothing may wait (`MissingGreenlet`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet as beside_task
 
 from sa_writethrough.exceptions import CacheUnavailableError
 
-__all__ = ["await_only", "in_greenlet", "running_loop"]
+__all__ = ["await_only", "in_greenlet", "pause", "running_loop"]
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -26,6 +28,14 @@ def running_loop() -> asyncio.AbstractEventLoop:
         raise CacheUnavailableError(
             "no event loop is running here, and the store's connections belong to one: use the session inside a task"
         ) from None
+
+
+def pause(seconds: float) -> None:
+    """Wait: the task, where this runs beside one, and the thread otherwise."""
+    if beside_task():
+        await_only(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
 
 
 def in_greenlet(function: Any, *arguments: Any) -> Coroutine[Any, Any, Any]:

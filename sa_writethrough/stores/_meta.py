@@ -104,6 +104,11 @@ def tombstone(key: str, ttl: float | None, fresh: int | None) -> bytes:
     return b"ms %b 0 T%d F2 c%b\r\n\r\n" % (key.encode(), expiry(ttl), _explicit(fresh))
 
 
+def lease(key: str, lease_ttl: int, own: int, fresh: int | None) -> bytes:
+    """Replace the item of *key* whose id is still *own* by a lease, and ask for its id."""
+    return b"ms %b 0 T%d F0 C%d c%b\r\n\r\n" % (key.encode(), lease_ttl, own, _explicit(fresh))
+
+
 def store(
     key: str,
     payload: bytes,

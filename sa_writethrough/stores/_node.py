@@ -50,6 +50,8 @@ class NodeBase(ABC, Generic[C]):
         self._options = options
         # Under which ids epochs were open when they were last looked at: a guess, which every answer confirms.
         self.epochs: dict[str, OpenEpoch] = {}
+        self.lease_ttl = 10
+        """Seconds that a lease lives; its store says how many."""
         self._retry_at: float | None = None
         self._down: CacheUnavailableError | None = None
 

@@ -98,10 +98,15 @@ def read(
     epoch: str | None,
     intent: Intent,
     *,
+    lease_ttl: int,
+    fresh: Fresh,
     token: MakeToken,
     remember: Callable[[str, int], object],
 ) -> Plan[Reading]:
     """Read *keys*. The epoch is looked at first: a row that carries its stamp was readable at that moment or later.
+
+    A row of an epoch that is over is absent. Of those who see it one takes the lease, by replacing it; else as many
+    would fill as come after an eviction of everything.
 
     Its first commands are `read_commands`, which the caller sends. Of the replies to the keys some may be hits already.
     """
@@ -119,7 +124,19 @@ def read(
             yield needless
         return [BUSY] * len(rest)
     remember(epoch, head.cas)
-    return _readings(rest, stamp, Kind.ROW, intent, token)
+    readings = _readings(rest, stamp, Kind.ROW, intent, token)
+    over = [i for i, reading in enumerate(readings) if type(reading) is Leased and not rest[i].won]
+    if over:
+        replies = yield [meta.lease(keys[i], lease_ttl, rest[i].cas, fresh()) for i in over]
+        for i, reply in zip(over, replies, strict=True):
+            readings[i] = _lease(reply, token, stamp)
+    return readings
+
+
+def _lease(reply: Reply, token: MakeToken, stamp: bytes) -> Reading:
+    if reply.error:
+        return _failed(reply, "a lease")
+    return Leased(token(_checked(reply), stamp)) if reply.code == b"HD" else BUSY
 
 
 def _readings(
@@ -146,7 +163,7 @@ def _reading(reply: Reply, intent: Intent, token: MakeToken, stamp: bytes) -> Re
         return MISSING
     if reply.kind == Kind.TOMBSTONE or (reply.kind == Kind.LEASE and not reply.won):
         return BUSY
-    # A lease of our own; or a row of an epoch that is over: absent, and its id is the lease.
+    # A lease of our own; or a row of an epoch that is over, or bytes: absent, and its id will do for a lease.
     return Leased(token(_checked(reply), stamp)) if intent is Intent.FILL else MISSING
 
 

@@ -70,6 +70,15 @@ class StoreConformance(EntryConformance):
         assert entry.fill(entry.lease(), b"new") is Settled.APPLIED
         assert entry.read() == Hit(b"new")
 
+    def test_of_the_readers_of_an_earlier_epochs_row_one_is_leased(self, entry: Entry) -> None:
+        """After the epoch is over its row is absent, and the second reader finds the first one's lease."""
+        entry.fill(entry.lease(), b"old")
+        entry.does(Retract(entry.epoch, entry.announce_epoch()))
+        lease = entry.lease()
+        assert entry.read() == BUSY
+        assert entry.fill(lease, b"new") is Settled.APPLIED
+        assert entry.read() == Hit(b"new")
+
     def test_lease_of_an_earlier_epoch_fills_nothing_readable(self, entry: Entry) -> None:
         """What a reader read before the epoch was announced is not readable after it."""
         lease = entry.lease()

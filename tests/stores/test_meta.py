@@ -287,7 +287,7 @@ def test_a_row_that_is_not_as_long_as_it_says_is_malformed(behind):
 def reading(answer, *more, intent=Intent.FILL, epoch="e", fresh=counted):
     """What reading one key gives when the server says *answer*."""
     commands = plans.read_commands(["k"], epoch, intent, 10, fresh)
-    plan = plans.read(["k"], epoch, intent, token=token, remember=forget)
+    plan = plans.read(["k"], epoch, intent, lease_ttl=10, fresh=fresh, token=token, remember=forget)
     (_, *sent), (result,) = converse(plan, answer, *more)
     return [commands, *sent], result
 
@@ -316,11 +316,23 @@ def test_items_and_what_they_are_read_as(item, expected):
 
 
 def test_lease_is_the_items_id():
-    """A stub that we made, and a row of an earlier epoch, are leased by their id."""
-    for item in (b"VA 0 f0 c9 W\r\n\r\n", b"VA 11 f1 c9\r\n" + meta.stamp_of(6) + b"row\r\n", b"VA 3 f3 c9\r\nraw\r\n"):
-        lease = reading(LINE + item)[1]
+    """A stub that we made is leased by its id."""
+    lease = reading(LINE + b"VA 0 f0 c9 W\r\n\r\n")[1]
+    assert isinstance(lease, Leased)
+    assert (lease.token.cas, lease.token.stamp) == (9, STAMP)
+
+
+def test_of_an_epoch_that_is_over_one_reader_takes_the_lease():
+    """It replaces the row by its lease; whoever comes too late finds it busy, or gone; nothing is taken without intent."""
+    for item in (b"VA 11 f1 c9\r\n" + meta.stamp_of(6) + b"row\r\n", b"VA 3 f3 c9\r\nraw\r\n"):
+        sent, lease = reading(LINE + item, b"HD c12\r\n")
+        assert sent[1:] == [b"ms k 0 T10 F0 C9 c\r\n\r\n"]
         assert isinstance(lease, Leased)
-        assert (lease.token.cas, lease.token.stamp) == (9, STAMP)
+        assert (lease.token.cas, lease.token.stamp) == (12, STAMP)
+        assert reading(LINE + item, b"EX\r\n")[1] == BUSY
+        assert reading(LINE + item, b"NF\r\n")[1] == BUSY
+        assert isinstance(reading(LINE + item, b"SERVER_ERROR out of memory\r\n")[1], Failed)
+        assert reading(LINE + item, b"HD c99\r\n", fresh=chosen)[0][1:] == [b"ms k 0 T10 F0 C9 c E99\r\n\r\n"]
     assert reading(LINE + b"VA 11 f1 c9\r\n" + meta.stamp_of(6) + b"row\r\n", intent=Intent.LOOK)[1] == MISSING
 
 

@@ -17,12 +17,14 @@ from sa_writethrough._sqla import has_ordered, is_plain_select
 
 __all__ = [
     "carry",
+    "is_at",
     "is_load_of",
     "is_lazy_load",
     "key_as_loaded",
     "leaves_null",
     "loaded_relationship",
     "mappers_to_come",
+    "steps_of",
     "value_parameters",
 ]
 
@@ -40,10 +42,19 @@ def loaded_relationship(state: ORMExecuteState) -> Any:
 
 def is_load_of(state: ORMExecuteState, path: Sequence[Any]) -> bool:
     """Tell whether the statement lazily loads the last relationship on *path*, which leads from what was selected."""
-    if state.lazy_loaded_from is None:
-        return False
+    return state.lazy_loaded_from is not None and is_at(state, path)
+
+
+def steps_of(state: ORMExecuteState) -> Sequence[Any]:
+    """Return the relationships that lead from what was selected to what the statement loads."""
     loaded = state.loader_strategy_path
-    steps = () if loaded is None else loaded.path[1::2]
+    steps: Sequence[Any] = () if loaded is None else loaded.path[1::2]
+    return steps
+
+
+def is_at(state: ORMExecuteState, path: Sequence[Any]) -> bool:
+    """Tell whether the statement loads the last relationship on *path*, which leads from what was selected."""
+    steps = steps_of(state)
     return len(steps) == len(path) and all(one is other for one, other in zip(steps, path, strict=True))
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect, Result
 from sqlalchemy.orm import ORMExecuteState
 from sqlalchemy.sql import Select
 
-from sa_writethrough import _relationships, _sqla
+from sa_writethrough import _loader_options, _relationships, _sqla
 from sa_writethrough.cache import Filling
 from sa_writethrough.coherence import Hit, Intent, Leased, Reading, Token
 from sa_writethrough.core import Core
@@ -72,7 +72,7 @@ class Collecting:
         asked = self._asked(state, collection, owner)
         if asked is None or self._loading.routing.wrote(session, (asked.key,), asked.epoch):
             return None
-        carried = _sqla.options_of(state.statement)
+        carried = [option for option in _sqla.options_of(state.statement) if option.propagate_to_loaders]
         held = set(_sqla.states_of(session).values()) if carried else ()
         instances = self._found(asked)
         if instances is None:
@@ -90,7 +90,8 @@ class Collecting:
         collection = self._core.collections.of(_relationships.loaded_relationship(state))
         if collection is None or _sqla.selected_mapper(statement) is not collection.mapper:
             return None
-        if not all(_is_ours(option) for option in _sqla.options_of(statement)):
+        steps = _relationships.steps_of(state)
+        if not all(_leaves_alone(option, steps) for option in _sqla.options_of(statement)):
             return None
         plain = _sqla.is_plain_load(state) and _relationships.is_lazy_load(state, collection.statement_order)
         return collection if plain else None
@@ -224,9 +225,11 @@ class Collecting:
                 self._cache.fill([Filling(asked.key, token, payload, asked.collection.policy.lifetime())])
 
 
-def _is_ours(option: Any) -> bool:
-    """Tell whether an option leaves a collection's load as it is: one for relationships further down does."""
-    return isinstance(option, from_cache) and (bool(option.path) or option.mode is CacheMode.NORMAL)
+def _leaves_alone(option: Any, steps: Sequence[Any]) -> bool:
+    """Tell whether an option leaves the load of the collection where *steps* lead as it is."""
+    if isinstance(option, from_cache):
+        return bool(option.path) or option.mode is CacheMode.NORMAL
+    return _loader_options.is_elsewhere(option, steps)
 
 
 def _owner_of(state: ORMExecuteState, collection: Collection) -> Identity | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from sqlalchemy.orm import Mapper, ORMExecuteState
 from sqlalchemy.sql import Select
 
-from sa_writethrough import _relationships, _sqla
+from sa_writethrough import _loader_options, _relationships, _sqla
 from sa_writethrough.core import Core
 from sa_writethrough.criteria import equalities_of, identities_of
 from sa_writethrough.entities import Family
@@ -90,7 +90,7 @@ class Guard:
         unique, identities = self._key_of(state, family, mapper, mode)
         if not identities:
             return _NO_KEY
-        carried = [option for option in options if option.path] if options else ()
+        carried = [option for option in options if option.propagate_to_loaders] if options else ()
         return Lookup(family, mapper, identities, mode, unique, carried)
 
     def _entity_of(self, state: ORMExecuteState) -> tuple[Family, Mapper[Any]] | str:
@@ -133,6 +133,8 @@ def _mode(state: ORMExecuteState, options: Sequence[Any], family: Family) -> Cac
     mode = CacheMode.NORMAL if family.policy.reads is Reads.ALWAYS else None
     for option in options:
         if not isinstance(option, from_cache):
+            if _loader_options.is_elsewhere(option, _relationships.steps_of(state)):
+                continue
             return _FOREIGN
         if not option.path or _relationships.is_load_of(state, option.path):
             mode = option.mode

@@ -30,6 +30,7 @@ from sa_writethrough.lookups import Lookups
 from sa_writethrough.pointing import Pointing
 from sa_writethrough.references import FENCED
 from sa_writethrough.stores.base import Store
+from sa_writethrough.targets import Targets
 from sa_writethrough.writing import Writing
 
 __all__ = ["REGISTRATION", "WriteThroughCache"]
@@ -55,6 +56,7 @@ class WriteThroughCache:
         self._lookups = Lookups(self._guard, self._loading, self._pointing)
         self._explaining = Explaining(self._core, self._guard, self._loading.routing)
         self._collecting = Collecting(self._core, self._loading)
+        self._targets = Targets(self._core, self._loading)
         self._bulk = Bulk(self._core)
         self._writing = Writing(self._core)
         self._families: dict[Any, tuple[Family, Mapper[Any]]] = {}
@@ -78,11 +80,16 @@ class WriteThroughCache:
             return _sqla.empty_result()
         if state.statement.is_dml:
             return self._bulk.on_execute(state)
-        if self._core.collections.declared and state.is_select and state.lazy_loaded_from is not None:
-            found = self._collecting.on_execute(state)
+        if state.is_select and state.is_relationship_load:
+            found = self._load_of_relationship(state)
             if found is not None:
                 return found
         return self._lookups.on_execute(state)
+
+    def _load_of_relationship(self, state: ORMExecuteState) -> Result[Any] | None:
+        if state.lazy_loaded_from is None:
+            return self._targets.on_execute(state)
+        return self._collecting.on_execute(state) if self._core.collections.declared else None
 
     # --- reading ---
 

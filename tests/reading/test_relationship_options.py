@@ -198,3 +198,126 @@ def test_a_mode_is_a_cache_mode(models: Models) -> None:
     assert wt.from_cache(wt.CacheMode.GET, models.order.customer).path == (models.order.customer.property,)
     with pytest.raises(wt.ConfigurationError, match="as the mode"):
         wt.from_cache(mode="GET")  # type: ignore[arg-type]
+
+
+# --- selectinload ----------------------------------------------------------------------------------------------------
+
+
+def with_customers(world: World, models: Models, *more: Any, session: orm.Session | None = None) -> list[Any]:
+    options = orm.selectinload(models.order.customer), wt.from_cache(models.order.customer), *more
+    if session is not None:
+        return orders(session, models, *options)
+    with world.session() as own:
+        return [order.customer.id for order in orders(own, models, *options)]
+
+
+def test_targets_come_in_one_read(world: World, models: Models) -> None:
+    """`selectinload` of a many-to-one costs one read of the cache for all, and no second SELECT."""
+    reads = []
+    end = world.cache.subscribe(reads.append)
+    with world.counting() as seen:
+        assert with_customers(world, models) == [2, 1, 2, 1]
+    end()
+    assert len(seen) == 1
+    assert [sorted(key.rpartition(":")[2] for key in event.keys) for event in reads] == [["1", "2"]]
+
+
+def test_targets_that_are_missing_come_in_one_select(world: World, models: Models) -> None:
+    """And are filled."""
+    world.cache.evict(models.customer, 1)
+    with world.counting() as seen:
+        assert with_customers(world, models) == [2, 1, 2, 1]
+    assert len([statement for statement in seen if "FROM customer" in statement]) >= 1
+    world.cache.drain()
+    with world.counting() as seen:
+        assert with_customers(world, models) == [2, 1, 2, 1]
+    assert len(seen) == 1
+
+
+def test_without_the_option_selectinload_selects(world: World, models: Models) -> None:
+    """It is SQLAlchemy's own then; and that of another attribute is not touched."""
+    with world.session() as session, world.counting() as seen:
+        orders(session, models, orm.selectinload(models.order.customer))
+    assert len(seen) == 2
+    with world.session() as session, world.counting() as seen:
+        orders(session, models, orm.selectinload(models.order.payer), wt.from_cache(models.order.customer))
+    assert len(seen) == 2
+
+
+def test_two_attributes_and_a_lazy_one(world: World, models: Models) -> None:
+    """Each attribute has its own option, and what was served passes its own on."""
+    more = (
+        orm.selectinload(models.order.payer),
+        wt.from_cache(models.order.payer),
+        wt.from_cache(models.order.customer, models.customer.country),
+    )
+    with world.session() as session:
+        with world.counting() as seen:
+            found = with_customers(world, models, *more, session=session)
+        assert len(seen) == 1
+        with world.no_sql():
+            assert [(o.payer.id, o.customer.id, o.customer.country.id) for o in found] == [(1, 2, 2), (1, 1, 1)] * 2
+
+
+@pytest.mark.parametrize("case", ["load_only", "criteria", "of_type", "loader_criteria", "chained", "wildcard"])
+def test_more_than_selectinload_is_sqlalchemys(world: World, models: Models, case: str) -> None:
+    """Where an option changes what is loaded of the targets, the database is asked."""
+    customer = models.order.customer
+    options = {
+        "load_only": [orm.selectinload(customer).load_only(models.customer.id)],
+        "criteria": [orm.selectinload(customer.and_(models.customer.id > 1))],
+        "of_type": [orm.selectinload(customer.of_type(orm.aliased(models.customer)))],
+        "loader_criteria": [orm.selectinload(customer), orm.with_loader_criteria(models.customer, sa.true())],
+        "chained": [orm.selectinload(customer).joinedload(models.customer.country)],
+        "wildcard": [orm.selectinload(customer), orm.raiseload("*")],
+    }[case]
+    with world.session() as session:
+        with world.counting() as seen:
+            found = orders(session, models, *options, wt.from_cache(customer))
+        assert len(seen) == 2
+        expected = [2, None, 2, None] if case == "criteria" else [2, 1, 2, 1]
+        assert [order.customer and order.customer.id for order in found] == expected
+        if case == "load_only":
+            assert "country_id" in sa.inspect(found[0].customer).unloaded
+
+
+def test_what_the_session_wrote_or_expired_is_selected(world: World, models: Models) -> None:
+    """Its own rows come from the database, and an expired instance is refreshed by the SELECT."""
+    with world.session() as session:
+        customer = session.get(models.customer, 1)
+        session.expire(customer)
+        with world.counting() as seen:
+            with_customers(world, models, session=session)
+        assert len(seen) == 2
+        customer.country_id = 2
+        with_customers(world, models, session=session)
+        session.expunge_all()
+        with world.counting() as seen:
+            found = with_customers(world, models, session=session)
+        assert len(seen) == 2
+        assert found[1].customer.country_id == 2
+
+
+def test_a_target_that_is_null(base: Any, world_of: Callable[..., World], models: Models) -> None:
+    """NULL refers to nobody; nothing is asked for it."""
+    world = world_of(base)
+    world.add(models.country(id=1))
+    world.add(models.customer(id=1, country_id=1))
+    world.add(models.order(id=1, customer_id=1), models.order(id=2, customer_id=1, payer_id=1))
+    with world.session() as session, world.counting() as seen:
+        found = orders(session, models, orm.selectinload(models.order.payer), wt.from_cache(models.order.payer))
+        assert [order.payer and order.payer.id for order in found] == [None, 1]
+    assert len(seen) == 1
+
+
+def test_always_serves_targets(base: Any, world_of: Callable[..., World], models: Models) -> None:
+    """Under `Reads.ALWAYS` of the target's class the option is not needed, and `bypass_cache` is its opposite."""
+    models.customer.__writethrough__ = wt.CachePolicy(reads=wt.Reads.ALWAYS)
+    world = world_of(base)
+    world.add(models.country(id=1))
+    world.add(models.customer(id=1, country_id=1))
+    world.add(models.order(id=1, customer_id=1))
+    for more, statements in ([], 1), ([wt.bypass_cache(models.order.customer)], 2):
+        with world.session() as session, world.counting() as seen:
+            assert orders(session, models, orm.selectinload(models.order.customer), *more)[0].customer.id == 1
+        assert len(seen) == statements

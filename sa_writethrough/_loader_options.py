@@ -12,13 +12,32 @@ from sqlalchemy import __version__
 from sqlalchemy.engine import Result
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.orm import Load, Mapper, MapperProperty, ORMExecuteState
+from sqlalchemy.orm.interfaces import UserDefinedOption
+from sqlalchemy.sql.cache_key import HasCacheKey
+from sqlalchemy.sql.visitors import InternalTraversal
 
-__all__ = ["is_elsewhere", "is_plain_selectin", "selected_targets", "targets_result"]
+__all__ = ["KeyedOption", "is_elsewhere", "is_plain_selectin", "selected_targets", "targets_result"]
 
 _SELECTIN = (("lazy", "selectin"),)
 _KEYS = "primary_keys"
 _IN_BUNDLES = __version__.startswith("2.0.")
 """SQLAlchemy 2.0 selects the key as one column, a tuple; 2.1 as many."""
+
+
+class KeyedOption(HasCacheKey, UserDefinedOption):
+    """An option by whose payload SQLAlchemy tells compiled statements apart.
+
+    `selectinload` takes the options of the statement that was compiled, which may have been another one with the same
+    SQL: without a part in its key that one's options would be obeyed.
+    """
+
+    inherit_cache = True  # a subclass adds nothing but what is in the payload; it must say so as well
+    _traverse_internals = _cache_key_traversal = [  # noqa: RUF012 - HasCacheKey's, which wants a list
+        ("payload", InternalTraversal.dp_plain_obj)
+    ]
+
+    def _adapt_cached_option_to_uncached_option(self, _context: Any, _option: Any) -> KeyedOption:
+        return self  # the other one is equal, if it is at the same place
 
 
 def selected_targets(state: ORMExecuteState, relationship: Any) -> list[tuple[Any, ...]] | None:
@@ -41,7 +60,7 @@ def selected_targets(state: ORMExecuteState, relationship: Any) -> list[tuple[An
 
 
 def is_elsewhere(option: Any, path: Sequence[Any]) -> bool:
-    """Tell whether a loader option surely says nothing of the last relationship on *path*, nor of what lies below it."""
+    """Tell whether a loader option surely says nothing of the last relationship on *path*, nor of what is below it."""
     if type(option) is not Load or not path:
         return False
     for element in option.context:

@@ -82,7 +82,7 @@ def is_lazy_load(state: ORMExecuteState, order_by: Any) -> bool:
     return (
         len(statement._where_criteria) == 1
         and len(orders) == len(order_by or ())
-        and all(one is other for one, other in zip(orders, order_by or (), strict=True))
+        and all(one.compare(other) for one, other in zip(orders, order_by or (), strict=True))
         and is_plain_select(statement if not orders else statement.order_by(None))
     )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy.orm import QueryableAttribute, RelationshipDirection, RelationshipProperty
-from sqlalchemy.orm.interfaces import UserDefinedOption
 
+from sa_writethrough._loader_options import KeyedOption
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.policy import CacheMode
 
 __all__ = ["bypass_cache", "from_cache"]
 
 
-class from_cache(UserDefinedOption):  # noqa: N801 - options are lowercase in SQLAlchemy
+class from_cache(KeyedOption):  # noqa: N801 - options are lowercase in SQLAlchemy
     """Serve a lookup by identity from the cache; or, given relationships, their lazy loads.
 
     `from_cache()` is for `session.get(..., options=[from_cache()])` and for a `select()` of one cached entity by its
@@ -27,6 +27,7 @@ class from_cache(UserDefinedOption):  # noqa: N801 - options are lowercase in SQ
     Raises `ConfigurationError` for what is neither a `CacheMode` nor a path of many-to-one relationships.
     """
 
+    inherit_cache = True
     propagate_to_loaders = False
 
     def __init__(self, *what: Any, mode: CacheMode = CacheMode.NORMAL) -> None:
@@ -49,6 +50,8 @@ class bypass_cache(from_cache):  # noqa: N801 - options are lowercase in SQLAlch
 
     Given relationships, their lazy loads read the database.
     """
+
+    inherit_cache = True
 
     def __init__(self, *path: Any) -> None:
         super().__init__(*path, mode=CacheMode.IGNORE)

@@ -105,6 +105,26 @@ def test_is_load_of(session: orm.Session, models: Models) -> None:
     assert not _relationships.is_load_of(state, (things,))
 
 
+def test_steps_of_and_is_at(session: orm.Session, models: Models) -> None:
+    """`_relationships.steps_of` is the path to what is loaded, of lazy and eager loads; `_relationships.is_at` its end."""
+    things, plain = models.owner.things.property, models.owner.plain.property
+    first, eager = states(
+        session, lambda: session.scalars(sa.select(models.owner).options(orm.selectinload(models.owner.things))).all()
+    )
+    assert tuple(_relationships.steps_of(first)) == ()
+    assert tuple(_relationships.steps_of(eager)) == (things,)
+    assert _relationships.is_at(eager, (things,))
+    assert not _relationships.is_at(eager, (plain,))
+    assert not _relationships.is_at(first, (things,))
+    session.add(models.thing(id=1, owner_id=1))
+    session.commit()
+    option = orm.lazyload(models.owner.things).selectinload(models.thing.owner)
+    owner = session.scalars(sa.select(models.owner).options(option)).one()
+    *_, last = states(session, lambda: owner.things)
+    assert next(iter(_relationships.steps_of(last))) is things
+    assert not _relationships.is_at(last, (things, plain))
+
+
 def test_carry_is_what_the_loader_does(session: orm.Session, models: Models) -> None:
     """`_relationships.carry` leaves options and path as an ordinary load does, also of what was loaded lazily."""
     session.add(models.thing(id=1, owner_id=1))

@@ -16,9 +16,12 @@ from sqlalchemy.orm.interfaces import UserDefinedOption
 from sqlalchemy.sql.cache_key import HasCacheKey
 from sqlalchemy.sql.visitors import InternalTraversal
 
-__all__ = ["KeyedOption", "is_elsewhere", "is_plain_selectin", "selected_targets", "targets_result"]
+__all__ = ["KeyedOption", "eager_names", "is_plain_selectin", "selected_targets", "targets_result"]
 
 _SELECTIN = (("lazy", "selectin"),)
+_EAGER: frozenset[Any] = frozenset({(("lazy", lazy),) for lazy in ("selectin", "joined", "subquery", "immediate")})
+_LAZY: frozenset[Any] = frozenset({None, (("lazy", "select"),)})
+_ON_ACCESS = frozenset({"select", True})
 _KEYS = "primary_keys"
 _IN_BUNDLES = __version__.startswith("2.0.")
 """SQLAlchemy 2.0 selects the key as one column, a tuple; 2.1 as many."""
@@ -59,17 +62,47 @@ def selected_targets(state: ORMExecuteState, relationship: Any) -> list[tuple[An
     return [(key,) if single else tuple(key) for key in parameters[_KEYS]]
 
 
-def is_elsewhere(option: Any, path: Sequence[Any]) -> bool:
-    """Tell whether a loader option surely says nothing of the last relationship on *path*, nor of what is below it."""
-    if type(option) is not Load or not path:
-        return False
+def eager_names(option: Any, path: Sequence[Any], mapper: Mapper[Any]) -> dict[str, bool] | None:
+    """Return the relationships that an option wants loaded at once with instances of *mapper*, where *path* leads.
+
+    With each, whether something is asked of what it leads to, which is left to the statement that loads it. None where
+    anything else may be asked of the instances.
+    """
+    if type(option) is not Load:
+        return None
+    names: dict[str, bool] = {}
+    further = set()
     for element in option.context:
-        steps = element.path.path[1::2]
-        if not steps or not all(isinstance(step, MapperProperty) for step in steps):
-            return False  # a wildcard, or a class
-        if len(steps) >= len(path) and all(one is other for one, other in zip(steps, path, strict=False)):
-            return False
-    return True
+        below = _below(element, path)
+        if below is None:
+            return None
+        if not below:
+            continue
+        step = below[0]
+        if element.path.path[2 * len(path)] is not mapper or getattr(step, "lazy", None) not in _ON_ACCESS:
+            return None
+        if len(below) > 1:
+            further.add(step.key)
+        elif not _is_plain(element) or element.strategy not in _EAGER | _LAZY:
+            return None
+        elif element.strategy in _EAGER:
+            names[step.key] = False
+    return {name: name in further for name in names}
+
+
+def _below(element: Any, path: Sequence[Any]) -> Sequence[Any] | None:
+    """Return the steps of an option's part that go on from *path*; None where it may be of anything there.
+
+    There are none where it is of another attribute, or of the last one on *path* itself.
+    """
+    steps: Sequence[Any] = element.path.path[1::2]
+    apart = next((step for step, other in zip(steps, path, strict=False) if step is not other), None)
+    nearest = steps[: len(path) + 1][-1:] if apart is None else (apart,)
+    if not nearest or not isinstance(nearest[0], MapperProperty):
+        return None  # a wildcard, or a class
+    if apart is not None:
+        return ()
+    return None if len(steps) == len(path) and not _is_plain(element) else steps[len(path) :]
 
 
 def is_plain_selectin(option: Any, relationship: Any) -> bool:
@@ -84,9 +117,17 @@ def _is_plain_or_elsewhere(element: Any, relationship: Any) -> bool:
     return steps[0] is not relationship or (
         len(steps) == 1
         and element.strategy == _SELECTIN
-        and not element._extra_criteria
-        and element._of_type is None
+        and _is_plain(element)
         and element.path.path[-1] is relationship.mapper
+    )
+
+
+def _is_plain(element: Any) -> bool:
+    """Tell whether an option's part says how a relationship is loaded, and nothing of which rows or how deep."""
+    return (
+        not element._extra_criteria
+        and getattr(element, "_of_type", None) is None
+        and all(value is None for value in element.local_opts.values())
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.sql.elements import BindParameter
 from sa_writethrough._sqla import has_ordered, is_plain_select
 
 __all__ = [
+    "carries",
     "carry",
     "is_at",
     "is_load_of",
@@ -73,6 +74,11 @@ def carry(state: ORMExecuteState, options: Sequence[Any], instances: Iterable[An
         path = loaded.mapper._path_registry
         loaded.load_options = tuple(options)
         loaded.load_path = current + path if current is not None and current.path else path
+
+
+def carries(instance: Any, options: Sequence[Any]) -> bool:
+    """Tell whether loaders of the instance's relationships see *options*."""
+    return set(options) <= set(instance_state(instance).load_options)
 
 
 def is_lazy_load(state: ORMExecuteState, order_by: Any) -> bool:

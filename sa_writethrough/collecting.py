@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sqlalchemy.engine import Dialect, Result
-from sqlalchemy.orm import ORMExecuteState
+from sqlalchemy.orm import Mapper, ORMExecuteState
 from sqlalchemy.sql import Select
 
 from sa_writethrough import _loader_options, _relationships, _sqla
@@ -91,7 +91,7 @@ class Collecting:
         if collection is None or _sqla.selected_mapper(statement) is not collection.mapper:
             return None
         steps = _relationships.steps_of(state)
-        if not all(_leaves_alone(option, steps) for option in _sqla.options_of(statement)):
+        if not all(_leaves_alone(option, steps, collection.mapper) for option in _sqla.options_of(statement)):
             return None
         plain = _sqla.is_plain_load(state) and _relationships.is_lazy_load(state, collection.statement_order)
         return collection if plain else None
@@ -225,11 +225,11 @@ class Collecting:
                 self._cache.fill([Filling(asked.key, token, payload, asked.collection.policy.lifetime())])
 
 
-def _leaves_alone(option: Any, steps: Sequence[Any]) -> bool:
-    """Tell whether an option leaves the load of the collection where *steps* lead as it is."""
+def _leaves_alone(option: Any, steps: Sequence[Any], members: Mapper[Any]) -> bool:
+    """Tell whether an option leaves the load of the collection where *steps* lead, and its members, as they are."""
     if isinstance(option, from_cache):
         return bool(option.path) or option.mode is CacheMode.NORMAL
-    return _loader_options.is_elsewhere(option, steps)
+    return _loader_options.eager_names(option, steps, members) == {}
 
 
 def _owner_of(state: ORMExecuteState, collection: Collection) -> Identity | None:

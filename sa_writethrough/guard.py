@@ -7,8 +7,8 @@ reasons are constants: a statement that is none costs no more for having one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sqlalchemy.orm import Mapper, ORMExecuteState
@@ -32,6 +32,9 @@ _CONCRETE = "concrete subclasses have tables of their own: an entry does not say
 _NOT_ASKED = "neither does it have the option from_cache() nor the class the policy Reads.ALWAYS"
 _BYPASSED = "bypass_cache() or CacheMode.IGNORE was asked for"
 _FOREIGN = "it has an option that only SQLAlchemy's own loader honours"
+_EAGER_MANY = (
+    "it wants relationships of several rows loaded at once, for which SQLAlchemy's own loader has better means"
+)
 _NOT_PLAIN_LOAD = (
     "more than loading whole rows is asked for: populate_existing, a refresh, yield_per, stream_results, a shard, an "
     "identity token, or a bind of the statement's own"
@@ -54,6 +57,8 @@ class Lookup:
     """By which it asks instead; the identities are its values then."""
     carried: Sequence[Any] = ()
     """Options that go on to the loaders of the instances' relationships."""
+    eager: Mapping[str, bool] = field(default_factory=dict)
+    """Relationships that are loaded at once, and whether with them anything further is; for one instance alone."""
 
 
 class Guard:
@@ -74,24 +79,22 @@ class Guard:
 
     def lookup_of(self, state: ORMExecuteState) -> Lookup | str:
         """Return the lookup that a statement is, or why it is none."""
-        statement: Any = state.statement
         found = self._entity_of(state)
         if isinstance(found, str):
             return found
         family, mapper = found
-        options = _sqla.options_of(statement)
-        mode = _mode(state, options, family)
-        if isinstance(mode, str):
-            return mode
-        if not _sqla.is_plain_load(state):
-            return _NOT_PLAIN_LOAD
-        if not _sqla.is_plain_select(statement):
-            return _NOT_PLAIN_SELECT
+        options = _sqla.options_of(state.statement)
+        wanted = _wanted(state, options, family, mapper)
+        if isinstance(wanted, str):
+            return wanted
+        mode, eager = wanted
         unique, identities = self._key_of(state, family, mapper, mode)
         if not identities:
             return _NO_KEY
+        if eager and len(identities) > 1:
+            return _EAGER_MANY
         carried = [option for option in options if option.propagate_to_loaders] if options else ()
-        return Lookup(family, mapper, identities, mode, unique, carried)
+        return Lookup(family, mapper, identities, mode, unique, carried, eager)
 
     def _entity_of(self, state: ORMExecuteState) -> tuple[Family, Mapper[Any]] | str:
         statement = state.statement
@@ -128,16 +131,30 @@ class Guard:
         return None, identities
 
 
-def _mode(state: ORMExecuteState, options: Sequence[Any], family: Family) -> CacheMode | str:
-    """Return what the options say, or why the statement is no lookup; any other option is for SQLAlchemy's loader."""
+def _wanted(
+    state: ORMExecuteState, options: Sequence[Any], family: Family, mapper: Mapper[Any]
+) -> tuple[CacheMode, Mapping[str, bool]] | str:
+    """Return what our options say, and the relationships that others want loaded at once; or why it is no lookup."""
     mode = CacheMode.NORMAL if family.policy.reads is Reads.ALWAYS else None
+    statement: Any = state.statement
+    eager: dict[str, bool] = {}
+    why = None
     for option in options:
-        if not isinstance(option, from_cache):
-            if _loader_options.is_elsewhere(option, _relationships.steps_of(state)):
-                continue
-            return _FOREIGN
-        if not option.path or _relationships.is_load_of(state, option.path):
-            mode = option.mode
+        if isinstance(option, from_cache):
+            if not option.path or _relationships.is_load_of(state, option.path):
+                mode = option.mode
+            continue
+        names = _loader_options.eager_names(option, _relationships.steps_of(state), mapper)
+        if names is None:
+            why = _FOREIGN
+        for name, further in (names or {}).items():
+            eager[name] = further or eager.get(name, False)
     if mode is None:
         return _NOT_ASKED
-    return _BYPASSED if mode is CacheMode.IGNORE else mode
+    if mode is CacheMode.IGNORE:
+        return _BYPASSED
+    if why is None and not _sqla.is_plain_load(state):
+        why = _NOT_PLAIN_LOAD
+    if why is None and not _sqla.is_plain_select(statement):
+        why = _NOT_PLAIN_SELECT
+    return why or (mode, eager)

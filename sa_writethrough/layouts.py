@@ -79,8 +79,7 @@ class Layout:
             instances = materialize.many(keys, rows, session)
         except Exception:  # noqa: BLE001 - whatever it is, the one who looks at the rows one by one will find it
             return None
-        if self.eager:
-            self._load_eagerly(instances)
+        self._load_eagerly(session, instances)
         return instances
 
     def serve_one(self, session: Session, key: Any, payload: bytes) -> Any:
@@ -97,8 +96,7 @@ class Layout:
             instance = materialize.one(key, row, session)
         except Exception:  # noqa: BLE001 - as in `serve`
             return None
-        if self.eager:
-            self._load_eagerly([instance])
+        self._load_eagerly(session, [instance])
         return instance
 
     @cached_property
@@ -114,10 +112,13 @@ class Layout:
         key = [self.mapper.get_property_by_column(part).key for part in self.mapper.primary_key]
         return materializer(self.mapper, values, key, missing=sorted(self._missing()), names=used)
 
-    def _load_eagerly(self, instances: Sequence[Any]) -> None:
-        for name in self.eager:
-            for instance in instances:
-                getattr(instance, name)
+    def _load_eagerly(self, session: Session, instances: Sequence[Any]) -> None:
+        if not self.eager:
+            return
+        with session.no_autoflush:
+            for name in self.eager:
+                for instance in instances:
+                    getattr(instance, name)
 
     def _fingerprint(self) -> bytes:
         parts = [str(self.mapper.local_table), self.cls.__name__]
@@ -206,7 +207,7 @@ def _materializer(layout: Layout, missing: frozenset[str]) -> Callable[[Session,
                     persistent(session, state)
                 if state.modified:
                     _sqla.commit_all(state, dict_, identity_map)
-        layout._load_eagerly(instances)  # noqa: SLF001 - the layout's own
+        layout._load_eagerly(session, instances)  # noqa: SLF001 - the layout's own
         return instances
 
     return hydrate

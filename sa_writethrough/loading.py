@@ -286,7 +286,7 @@ class Loading:
         unreadable: list[str] = []
         found: dict[tuple[Any, ...], Any] = {}
         for identity, key, payload in hits:
-            if payload == NO_ROW:
+            if payload == NO_ROW and question.family.policy.negative:
                 found[identity] = None
                 continue
             decoded = decode(payload)

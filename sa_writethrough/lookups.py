@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Result
-from sqlalchemy.orm import Mapper, ORMExecuteState
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session
+from sqlalchemy.orm.attributes import instance_state
 
 from sa_writethrough import _relationships, _sqla
 from sa_writethrough.guard import Guard, Lookup
@@ -47,6 +48,8 @@ class Lookups:
             return None
         if lookup.carried:
             _relationships.carry(state, lookup.carried, found, held)
+        if lookup.eager and found[0] is not None and not _load_eagerly(lookup, session, found[0], held):
+            return None
         metadata = self._metadata.get(lookup.mapper)
         if metadata is None:
             metadata = self._metadata[lookup.mapper] = _sqla.entity_metadata(lookup.mapper)
@@ -68,3 +71,19 @@ class Lookups:
                 execution_options=options,
             )
         return self._loading.lookup(Question(*asked, lookup.mode, arguments or None, options), lookup.identities)
+
+
+def _load_eagerly(lookup: Lookup, session: Session, instance: Any, held: Collection[Any]) -> bool:
+    """Load the relationships that are wanted at once; False where an instance was there that keeps its own options.
+
+    Then the SELECT loads what it lacks by those of the statement.
+    """
+    if instance_state(instance) in held:
+        return False
+    with session.no_autoflush:
+        for name, further in lookup.eager.items():
+            value = getattr(instance, name)
+            one = further and value is not None and not lookup.mapper.relationships[name].uselist
+            if one and not _relationships.carries(value, lookup.carried):
+                return False
+    return True

@@ -249,7 +249,9 @@ def test_two_attributes_and_a_lazy_one(world: World, models: Models) -> None:
     more = (
         orm.selectinload(models.order.payer),
         wt.from_cache(models.order.payer),
+        # Customer 1 is loaded as whichever is loaded first, and has the path that led to it.
         wt.from_cache(models.order.customer, models.customer.country),
+        wt.from_cache(models.order.payer, models.customer.country),
     )
     with world.session() as session:
         with world.counting() as seen:

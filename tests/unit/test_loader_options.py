@@ -22,6 +22,7 @@ class Models:
             __tablename__ = "country"
             id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
             name: orm.Mapped[str | None]
+            cities: orm.Mapped[list[Any]] = orm.relationship("City", viewonly=True)
 
         class Area(base):
             __tablename__ = "area"
@@ -37,6 +38,7 @@ class Models:
             area_number: orm.Mapped[int | None]
             country: orm.Mapped[Any] = orm.relationship("Country")
             area: orm.Mapped[Any] = orm.relationship("Area")
+            kept: orm.Mapped[Any] = orm.relationship("Country", viewonly=True, lazy="joined")
             by_name: orm.Mapped[Any] = orm.relationship(
                 "Country",
                 primaryjoin="foreign(City.country_id) == Country.id + 0",
@@ -135,23 +137,56 @@ def test_targets_result(session: orm.Session, models: Models) -> None:
             assert [vars(city)[attribute.key] for city in session.scalars(statement)] == [None, None]
 
 
-def test_is_elsewhere(models: Models) -> None:
-    """`_loader_options.is_elsewhere` is true for options that neither the attribute nor what is below it sees."""
-    country, area = models.city.country, models.city.area
-    path = (country.property,)
-    for option in orm.selectinload(area), orm.joinedload(area).undefer(models.area.kind):
-        assert _loader_options.is_elsewhere(option, path)
-        assert not _loader_options.is_elsewhere(option, ())
+@pytest.mark.parametrize("load", [orm.selectinload, orm.joinedload, orm.subqueryload, orm.immediateload])
+def test_eager_names(models: Models, load: Any) -> None:
+    """`_loader_options.eager_names` are of what was selected, or of what a path leads to; what is deeper is not told."""
+    city, country = sa.inspect(models.city), sa.inspect(models.country)
+    below = (models.city.country.property,)
+    for option, selected, below_country in (
+        (load(models.city.country), {"country": False}, {}),
+        (load(models.city.area), {"area": False}, {}),
+        (load(models.city.country).joinedload(models.country.cities), {"country": True}, {"cities": False}),
+        (load(models.city.country).load_only(models.country.name), {"country": True}, None),
+        (orm.defaultload(models.city.country).options(load(models.country.cities)), {}, {"cities": False}),
+        (orm.lazyload(models.city.country), {}, {}),
+        (
+            orm.Load(models.city).options(load(models.city.country), load(models.city.area)),
+            {"country": False, "area": False},
+            {},
+        ),
+        (load(models.city.area).raiseload("*"), {"area": True}, {}),
+    ):
+        assert _loader_options.eager_names(option, (), city) == selected, option
+        assert _loader_options.eager_names(option, below, country) == below_country, option
+
+
+def test_eager_names_of_more_than_that(models: Models) -> None:
+    """`_loader_options.eager_names` are none where an option may ask for anything else of the instances."""
+    city, country = sa.inspect(models.city), sa.inspect(models.country)
     for option in (
-        orm.selectinload(country),
-        orm.defaultload(country).defer(models.country.name),
+        orm.raiseload(models.city.country),
+        orm.joinedload(models.city.country, innerjoin=True),
+        orm.selectinload(models.city.country.and_(models.country.id > 0)),
+        orm.selectinload(models.city.country.of_type(orm.with_polymorphic(models.country, "*"))),
+        orm.selectinload(models.city.kept),
+        orm.defer(models.city.area_kind),
+        orm.load_only(models.city.area_kind),
         orm.lazyload("*"),
         orm.Load(models.city).raiseload("*"),
-        orm.joinedload(area).raiseload("*"),
+        orm.selectinload(models.country.cities),
         orm.with_loader_criteria(models.country, models.country.id > 0),
+        orm.selectin_polymorphic(models.city, []),
         wt.from_cache(),
     ):
-        assert not _loader_options.is_elsewhere(option, path), option
+        assert _loader_options.eager_names(option, (), city) is None, option
+    below = (models.city.country.property,)
+    for option in (
+        orm.selectinload(models.city.country).defer(models.country.name),
+        orm.selectinload(models.city.country.and_(models.country.id > 0)),
+        orm.selectinload(models.city.country).raiseload("*"),
+        orm.lazyload("*"),
+    ):
+        assert _loader_options.eager_names(option, below, country) is None, option
 
 
 def test_is_plain_selectin(models: Models) -> None:
@@ -163,6 +198,7 @@ def test_is_plain_selectin(models: Models) -> None:
         orm.joinedload(country),
         orm.selectinload(country).load_only(models.country.id),
         orm.selectinload(country.and_(models.country.id > 0)),
+        orm.selectinload(country, recursion_depth=2),
         orm.lazyload("*"),
         orm.with_loader_criteria(models.country, models.country.id > 0),
         wt.from_cache(),

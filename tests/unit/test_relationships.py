@@ -126,7 +126,7 @@ def test_steps_of_and_is_at(session: orm.Session, models: Models) -> None:
 
 
 def test_carry_is_what_the_loader_does(session: orm.Session, models: Models) -> None:
-    """`_relationships.carry` leaves options and path as an ordinary load does, also of what was loaded lazily."""
+    """`_relationships.carry` (and `_relationships.carries` tells of it) leaves options and path as an ordinary load does, also of what was loaded lazily."""
     session.add(models.thing(id=1, owner_id=1))
     session.commit()
     option = orm.lazyload(models.owner.things).lazyload(models.thing.owner)
@@ -150,8 +150,10 @@ def test_carry_is_what_the_loader_does(session: orm.Session, models: Models) -> 
         loaded.load_options, loaded.load_path = (), None
         _relationships.carry(seen[-1], [option], [None, instance], {loaded})
         assert path_of(loaded) == ((), None)
+        assert not _relationships.carries(instance, [option])
         _relationships.carry(seen[-1], [option], [None, instance], ())
         assert (set(loaded.load_options), loaded.load_path) == (set(expected[0]), expected[1])
+        assert _relationships.carries(instance, [option])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from sa_writethrough.exceptions import (
 )
 from sa_writethrough.explaining import Explanation
 from sa_writethrough.options import bypass_cache, from_cache
-from sa_writethrough.policy import CacheMode, CachePolicy, OnMiss, OnOutage, OnWrite, ReadBack, Reads, SnapshotReads
+from sa_writethrough.policy import (
+    CacheMode,
+    CachePolicy,
+    OnMiss,
+    OnOutage,
+    OnUnknownSQL,
+    OnWrite,
+    ReadBack,
+    Reads,
+    SnapshotReads,
+)
 from sa_writethrough.registration import AsyncWriteThroughCache, WriteThroughCache, register
 from sa_writethrough.stores.base import Store
 from sa_writethrough.stores.urls import open_async_store, open_store
@@ -29,6 +39,7 @@ __all__ = [
     "Explanation",
     "OnMiss",
     "OnOutage",
+    "OnUnknownSQL",
     "OnWrite",
     "ReadBack",
     "Reads",

@@ -83,7 +83,7 @@ def writes_of(entities: Entities, context: Any, sql: str) -> Effects:
         return list(_declared(entities, options[TABLES_OPTION]))
     compiled = context.compiled
     if compiled is None:
-        return list(text_writes(entities, sql))
+        return list(text_writes(entities, sql, context.dialect.name))
     analysis = entities.analyses.get(compiled)
     if analysis is None:
         analysis = entities.analyses[compiled] = _analyse(entities, context, compiled, sql)
@@ -140,7 +140,7 @@ def _analyse(entities: Entities, context: Any, compiled: Any, sql: str) -> _Anal
         if isinstance(statement, clause):
             return _Analysis((effect(statement.ident),), ())
     if isinstance(statement, TextClause | TextualSelect | DDLElement):
-        return _Analysis(tuple(text_writes(entities, sql)), ())
+        return _Analysis(tuple(text_writes(entities, sql, context.dialect.name)), ())
     always = list(_in_ctes(entities, compiled))
     if not (context.isinsert or context.isupdate or context.isdelete):
         return _Analysis(tuple(always), ()) if always else _NOTHING
@@ -157,7 +157,7 @@ def _analyse(entities: Entities, context: Any, compiled: Any, sql: str) -> _Anal
 def _in_ctes(entities: Entities, compiled: Any) -> Iterator[Effect]:
     for cte in getattr(compiled, "ctes", None) or ():
         if isinstance(cte.element, TextualSelect):
-            yield from text_writes(entities, str(cte.element.element))
+            yield from text_writes(entities, str(cte.element.element), compiled.dialect.name)
         elif getattr(cte.element, "is_dml", False):
             yield from named(entities, [table_name(cte.element.table)])
 

@@ -68,6 +68,15 @@ class OnMiss(Enum):
     """Look again for a while (`wait`): of many that miss the same row one reads the database. Then as READ."""
 
 
+class OnUnknownSQL(Enum):
+    """What becomes of SQL text of which nobody can tell what it changes (`CALL`, `DO`, `EXECUTE`)."""
+
+    REFUSE = "refuse"
+    """It is not executed: `ConfigurationError` says how to declare its tables. One cached model suffices for that."""
+    EVICT = "evict"
+    """It is taken to change every cached table. It must not end the transaction."""
+
+
 class CacheMode(Enum):
     """How one query uses the cache; the members are Hibernate's."""
 
@@ -92,7 +101,7 @@ class CachePolicy:
     ttl_jitter:
         From 0 to 1: by up to this share of `ttl` an entry expires sooner, at random, so that entries of one moment do
         not expire in one moment.
-    on_write, reads, snapshot_reads, read_back, on_outage, on_miss:
+    on_write, reads, snapshot_reads, read_back, on_outage, on_miss, on_unknown_sql:
         See the enumerations of these names.
     wait:
         Seconds, at most, that `OnMiss.WAIT` waits; the session may hold a connection meanwhile.
@@ -127,6 +136,7 @@ class CachePolicy:
     read_back: ReadBack = ReadBack.WHEN_NEEDED
     on_outage: OnOutage = OnOutage.ABORT
     on_miss: OnMiss = OnMiss.READ
+    on_unknown_sql: OnUnknownSQL = OnUnknownSQL.REFUSE
     wait: float = 0.05
     negative: bool = False
     namespace: str = ""
@@ -173,6 +183,7 @@ _ENUMERATIONS: dict[str, type[Enum]] = {
     "read_back": ReadBack,
     "on_outage": OnOutage,
     "on_miss": OnMiss,
+    "on_unknown_sql": OnUnknownSQL,
 }
 
 

@@ -1,16 +1,20 @@
-"""What SQL that comes as text writes, as far as words tell: which families, or that nobody can know.
+"""What SQL that comes as text writes: which families, or that nobody can know.
 
-No parser: a word that may be a table's name is taken for one. Decides nothing about sessions or entries.
+A parser tells which tables a statement changes (`sqlparsing`). Where it does not understand, words are searched, and
+one that may be a table's name is taken for one. Decides nothing about sessions or entries.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 from sa_writethrough.effects import TABLES_OPTION, Undone, Written, named
 from sa_writethrough.entities import Entities, TableName
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.policy import OnUnknownSQL
+from sa_writethrough.sqlparsing import understand
 
 __all__ = ["text_writes"]
 
@@ -42,15 +46,15 @@ _SETTINGS = frozenset({"set", "reset", "begin", "start"})
 _HARMLESS |= {"comment", "reindex", "cluster", "security", "attach", "detach", "load"}
 
 
-def text_writes(entities: Entities, sql: str) -> Iterator[Written | Undone]:
-    """Yield what *sql* writes. Raises `ConfigurationError` where that cannot be known."""
+def text_writes(entities: Entities, sql: str, dialect: str) -> Iterator[Written | Undone]:
+    """Yield what *sql* writes. Raises `ConfigurationError` where that cannot be known, and is not allowed for."""
     # The first word decides what kind of statement it is; every word may name a table. String literals and comments
     # are searched too: to find a table too many costs misses, to find one too few would cost the promise.
     words = [word.lower() for word in _WORDS.findall(_ROW_LOCKS.sub(" ", sql))]
     words += [_bare(name) for name in _QUOTED_NAMES.findall(sql)]
     firsts = _first_words(sql)
     for first in firsts:
-        yield from _one_of_text(entities, sql, first, words, alone=len(firsts) == 1)
+        yield from _one_of_text(entities, sql, first, words, dialect if len(firsts) == 1 else None)
 
 
 def _first_words(sql: str) -> list[str]:
@@ -69,10 +73,11 @@ def _bare(name: str) -> str:
 
 
 def _one_of_text(
-    entities: Entities, sql: str, first: str, words: Sequence[str], *, alone: bool
+    entities: Entities, sql: str, first: str, words: Sequence[str], dialect: str | None
 ) -> Iterator[Written | Undone]:
+    """Yield what one statement writes. *dialect*: None if it does not stand alone."""
     found = set(words)
-    verbs = found & (_CTE_VERBS if alone and first in _QUERIES else _WRITES | _STRUCTURE)
+    verbs = found & (_CTE_VERBS if dialect is not None and first in _QUERIES else _WRITES | _STRUCTURE)
     if _REPLACE_INTO.search(sql):
         verbs |= {"replace"}
     sets = first in _SETTINGS or "set_config" in found
@@ -91,39 +96,70 @@ def _one_of_text(
         )
     elif sets and any("isolation" in word for word in found):
         yield Undone(isolation=True)
-    elif first in _HARMLESS and not verbs:
-        return
-    elif first == "insert" and not found & _REPLACES:
-        yield from _inserted(entities, sql, words)
-    elif verbs and first not in _OPAQUE:
-        yield from _named_or_all(entities, sql, words, found)
+    elif first not in _HARMLESS or verbs:
+        understood = None if dialect is None else understand(sql, dialect)
+        if understood is None:
+            yield from _by_words(entities, sql, first, words, writes=bool(verbs))
+        elif understood.replaces:
+            yield from _replaced(entities, _tables_of(entities, understood.targets))
+        elif understood.targets:
+            yield from _inserted(entities, _tables_of(entities, understood.targets))
+
+
+def _by_words(
+    entities: Entities, sql: str, first: str, words: Sequence[str], *, writes: bool
+) -> Iterator[Written | Undone]:
+    """Yield what a statement may write that is not understood further."""
+    found = set(words)
+    if first == "insert" and not found & _REPLACES:
+        yield from _inserted(entities, _tables_in(entities, sql, words))
+    elif writes and first not in _OPAQUE:
+        tables = _tables_in(entities, sql, words)
+        if {"truncate", "cascade"} <= found:
+            yield from _anything(entities)
+        elif tables.known or found & _REPLACES:
+            yield from _replaced(entities, tables)
+    elif all(family.policy.on_unknown_sql is OnUnknownSQL.EVICT for family in entities.families):
+        yield from _anything(entities)
     else:
         raise ConfigurationError(
             f"What {sql.strip()[:60]!r} changes cannot be known. Say which tables: "
-            f".execution_options({TABLES_OPTION}=['user', ...]), or an empty list if none."
+            f".execution_options({TABLES_OPTION}=['user', ...]), or an empty list if none. Or let such statements "
+            "evict every cached model: CachePolicy(on_unknown_sql=OnUnknownSQL.EVICT) for each."
         )
 
 
-def _inserted(entities: Entities, sql: str, words: Sequence[str]) -> Iterator[Written]:
-    names, known = _tables(entities, sql, words)
-    found = [family for name in names for family in entities.families_of_table(name)] if known else entities.families
-    for family in found:
+class _Tables(NamedTuple):
+    """Tables that a statement may write; and whether they are known to be all."""
+
+    names: set[TableName]
+    known: bool
+
+
+def _inserted(entities: Entities, tables: _Tables) -> Iterator[Written]:
+    families = [family for name in tables.names for family in entities.families_of_table(name)]
+    for family in families if tables.known else entities.families:
         yield Written(family, (), unseen=True)
-    yield from named(entities, filter(entities.replaces, names))
+    yield from named(entities, filter(entities.replaces, tables.names))
 
 
-def _tables(entities: Entities, sql: str, words: Sequence[str]) -> tuple[set[TableName], bool]:
-    """Return the tables that *sql* may name, and whether every table that follows a verb is among them."""
+def _replaced(entities: Entities, tables: _Tables) -> Iterator[Written]:
+    # A view, a partition, a table that no metadata knows: it may be behind any entry.
+    return named(entities, tables.names) if tables.known else _anything(entities)
+
+
+def _anything(entities: Entities) -> Iterator[Written]:
+    for family in entities.families:
+        yield Written(family, None)
+
+
+def _tables_in(entities: Entities, sql: str, words: Sequence[str]) -> _Tables:
+    """Return the tables that *sql* may name; known if every table that follows a verb is among them."""
     names = entities.tables_named_in(words)
     targets = {_bare(target) for target in _TARGETS.findall(_ROW_LOCKS.sub(" ", sql))} - {"set"}
-    return names, bool(names) and all(entities.tables_named_in([target]) for target in targets)
+    return _Tables(names, bool(names) and all(entities.tables_named_in([target]) for target in targets))
 
 
-def _named_or_all(entities: Entities, sql: str, words: Sequence[str], found: set[str]) -> Iterator[Written]:
-    names, known = _tables(entities, sql, words)
-    if known and not {"truncate", "cascade"} <= found:
-        yield from named(entities, names)
-    elif found & _REPLACES:
-        # A view, a partition, a table that no metadata knows: it may be behind any entry.
-        for family in entities.families:
-            yield Written(family, None)
+def _tables_of(entities: Entities, targets: Collection[str]) -> _Tables:
+    """Return the tables of these names."""
+    return _Tables(entities.tables_named_in(targets), all(entities.tables_named_in([target]) for target in targets))

@@ -147,7 +147,7 @@ def _execute(world: World, statement: Any, **options: Any) -> None:
 
 
 def _text_effects(entities: Entities, sql: str, **options: Any) -> list[Any]:
-    context: Any = SimpleNamespace(execution_options=options, compiled=None)
+    context: Any = SimpleNamespace(execution_options=options, compiled=None, dialect=SimpleNamespace(name="sqlite"))
     return list(writes_of(entities, context, sql))
 
 

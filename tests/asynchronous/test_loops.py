@@ -13,6 +13,7 @@ from sqlalchemy.util import greenlet_spawn
 import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Evict, Failed, Hit, Intent, Leased, Publish, Put, Settled, Token
 from sa_writethrough.stores import open_async_store
+from sa_writethrough.stores._loops import pause
 from sa_writethrough.testing.conformance import StoreConformance
 from tests.asynchronous.loops import LoopThread, in_loop
 from tests.servers import MemcachedServer
@@ -350,3 +351,25 @@ def test_a_hit_needs_no_thread(open_postgres_world, user):
             assert set(threading.enumerate()) == threads
 
     asyncio.run(work())
+
+
+def test_a_pause_leaves_the_loop_to_others():
+    """Who waits beside a task sleeps on its loop; a thread that runs no loop sleeps itself."""
+    order = []
+
+    async def waiting():
+        await greenlet_spawn(pause, 0.05)
+        order.append("waited")
+
+    async def other():
+        await asyncio.sleep(0)
+        order.append("ran")
+
+    async def both():
+        await asyncio.gather(waiting(), other())
+
+    asyncio.run(both())
+    assert order == ["ran", "waited"]
+    started = time.monotonic()
+    pause(0.02)
+    assert time.monotonic() - started >= 0.02

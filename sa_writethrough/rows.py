@@ -46,6 +46,8 @@ class Shapes:
         self.only = next(iter(self.layouts.values())) if len(self.layouts) == 1 else None
         if self.only is not None and family.base.polymorphic_on is not None:
             self.only = None
+        self.whole = len(self._tables()) == 1
+        """Whether one lock holds a row: it has no parts in other tables."""
         self._fenced = dialect.name == "postgresql"
         self._build_select()
 
@@ -105,7 +107,7 @@ class Shapes:
 
     def _returnable(self, sources: Sequence[Any]) -> str | None:
         columns = [source for source in sources if source is not None]
-        if len(self._tables()) != 1 or not all(isinstance(column, Column) for column in columns):
+        if not self.whole or not all(isinstance(column, Column) for column in columns):
             return None
         format_column = self._dialect.identifier_preparer.format_column
         return ", ".join(format_column(column) for column in columns)
@@ -171,7 +173,7 @@ class Shapes:
         application's error listeners. The last statement returns the row as `by_identities` does.
         """
         parameters = _parameters(identity)
-        if len(self._tables()) == 1:
+        if self.whole:
             return [(self._one.with_for_update(read=True, skip_locked=True), parameters)]
         source = self._inner_from(layout.mapper)
         locked: Select[Any] = select(literal_column("1")).select_from(source).where(*self._criteria)

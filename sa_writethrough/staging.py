@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sa_writethrough import _sqla
 from sa_writethrough.cache import Claim, Publication
 from sa_writethrough.core import Core
+from sa_writethrough.engines import is_snapshot
 from sa_writethrough.entities import Family
 from sa_writethrough.exceptions import CacheUnavailableError, CodecError
 from sa_writethrough.policy import OnWrite
@@ -104,11 +105,23 @@ def _read_back(core: Core, connection: Connection, unit: Unit) -> None:
         if touch.held and not touch.gone and touch.payload is None and _publishes(touch.model):
             unknown.setdefault(touch.model, []).append((key, touch))
     for family, touches in unknown.items():
+        if _sees_parts_of_several_moments(core, connection, family):
+            continue
         payloads = _select(core, connection, family, [touch.identity for _, touch in touches])
         for key, touch in touches:
             payload = payloads.get(touch.identity)
             if payload is not None:
                 unit.learn(key, touch, payload)
+
+
+def _sees_parts_of_several_moments(core: Core, connection: Connection, family: Family) -> bool:
+    """Tell whether a row may be read whose other part, in another table, is of an older moment than the lock on this one.
+
+    A lock on one part leaves the others to other writers; a transaction that sees one moment would not see theirs.
+    """
+    if core.shapes(family, connection.dialect).whole:
+        return False
+    return is_snapshot(core.engines.learn(connection), connection.engine, connection, wrote=True)
 
 
 def _publishes(family: Family) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "loaded_relationship",
     "mappers_to_come",
     "steps_of",
+    "tables_set",
     "value_parameters",
 ]
 
@@ -132,6 +133,13 @@ def leaves_null(compiled: Any, statement: Any, columns: Sequence[Any]) -> bool:
         and column.computed is None
         for column in columns
     )
+
+
+def tables_set(statement: Any) -> list[Any]:
+    """Return the tables, beside its own, whose columns an UPDATE of several tables (MySQL's) sets."""
+    ordered = dict(statement._ordered_values) if has_ordered(statement) else {}
+    tables = {getattr(column, "table", None) for column in (*(statement._values or ()), *ordered)}
+    return [table for table in tables if table is not None and table is not statement.table]
 
 
 def _sets_elsewhere(statement: Any) -> bool:

@@ -17,7 +17,6 @@ from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.context import QueryContext
 from sqlalchemy.orm.mapper import _all_registries
-from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ColumnElement, FromClause, Select
 from sqlalchemy.util import immutabledict
 
@@ -31,7 +30,6 @@ __all__ = [
     "commit_all",
     "commits_on_return",
     "connect_isolation_level",
-    "connection_of_its_own",
     "discard_rows",
     "dml_values",
     "ends_transaction",
@@ -175,15 +173,6 @@ def executes_alone(dialect: Dialect) -> bool:
 def commits_on_return(engine: Engine) -> bool:
     """Tell whether the pool commits what a connection left behind (`pool_reset_on_return="commit"`)."""
     return getattr(engine.pool._reset_on_return, "name", "") == "reset_commit"
-
-
-def connection_of_its_own(engine: Engine) -> Connection:
-    """Open a connection as the engine's pool would, its `connect` listeners included, without asking the pool for it.
-
-    It is closed, and not pooled, when the Connection is closed.
-    """
-    pool = NullPool(engine.pool._creator, dialect=engine.dialect, _dispatch=engine.pool.dispatch)
-    return Connection(engine, pool.connect())
 
 
 def let_go_of_cursors(error: BaseException) -> None:

@@ -72,7 +72,8 @@ class Core:
 
     def scope(self, family: Family, facts: EngineFacts, options: Mapping[str, Any]) -> Scope:
         """Return where the family's keys are, under the execution options of a connection or a statement."""
-        return family.scope(facts.database, options.get("schema_translate_map"))
+        translated = options.get("schema_translate_map")
+        return family.scope(facts.database, translated, default_schema=facts.schema, folds=facts.folds)
 
     def scope_in(self, family: Family, bind: Engine | Connection) -> Scope:
         """Return where the family's keys are in the database of *bind*; connects if that was never used."""

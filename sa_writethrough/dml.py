@@ -33,12 +33,13 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.selectable import TextualSelect
 
 from sa_writethrough import _sqla
+from sa_writethrough._relationships import tables_set
 from sa_writethrough.effects import NAMED_OPTION, TABLES_OPTION, Effect, Released, RolledBack, Saved, Written, named
 from sa_writethrough.entities import Entities, Family, mapper_of, table_name
 from sa_writethrough.exceptions import ConfigurationError
-from sa_writethrough.sqltext import text_writes
+from sa_writethrough.sqltext import commits_by_itself, text_writes
 
-__all__ = ["have_one_form", "writes_of"]
+__all__ = ["ends_transaction", "have_one_form", "writes_of"]
 
 Effects: TypeAlias = Sequence[Effect]
 
@@ -65,6 +66,7 @@ class _Analysis:
     targets: tuple[_Target, ...]
 
 
+_TEXTS = (TextClause, TextualSelect, DDLElement)
 _NOTHING = _Analysis((), ())
 _SAVEPOINTS: tuple[tuple[type[Any], Callable[[str], Effect]], ...] = (
     (SavepointClause, Saved),
@@ -90,6 +92,14 @@ def writes_of(entities: Entities, context: Any, sql: str) -> Effects:
     if not analysis.targets:
         return analysis.always
     return [*analysis.always, *(_written(target, context, options) for target in analysis.targets)]
+
+
+def ends_transaction(context: Any, sql: str) -> bool:
+    """Tell whether the database commits the transaction, before and after, because of this statement."""
+    if context.dialect.name != "mariadb":
+        return False
+    compiled = context.compiled
+    return (compiled is None or isinstance(_statement(compiled), _TEXTS)) and commits_by_itself(sql)
 
 
 def _written(target: _Target, context: Any, options: Any) -> Written:
@@ -139,7 +149,7 @@ def _analyse(entities: Entities, context: Any, compiled: Any, sql: str) -> _Anal
     for clause, effect in _SAVEPOINTS:
         if isinstance(statement, clause):
             return _Analysis((effect(statement.ident),), ())
-    if isinstance(statement, TextClause | TextualSelect | DDLElement):
+    if isinstance(statement, _TEXTS):
         return _Analysis(tuple(text_writes(entities, sql, context.dialect.name)), ())
     always = list(_in_ctes(entities, compiled))
     if not (context.isinsert or context.isupdate or context.isdelete):
@@ -175,6 +185,8 @@ def _elsewhere(entities: Entities, context: Any, statement: Any, changed: set[st
         yield Written(family, None)
     if not context.isdelete and _replaces(entities, context, statement):
         yield from named(entities, [name])
+    if context.isupdate:
+        yield from named(entities, [table_name(table) for table in tables_set(statement)])
 
 
 def _target(family: Family, context: Any, compiled: Any, statement: Any, changed: set[str]) -> _Target:
@@ -320,7 +332,8 @@ def _moment(type_: Any, value: Any, dialect: Any) -> bool:
         return False  # SQLite's own type may store less of it, and so may a precision
     if dialect.name == "postgresql":
         return (value.tzinfo is not None) is bool(type_.timezone)
-    return value.tzinfo is None
+    # MariaDB drops the fraction of a second, unless the column has digits for it.
+    return value.tzinfo is None and not (dialect.name == "mariadb" and value.microsecond)
 
 
 def _numeric(type_: Any, value: Any, dialect: Any) -> bool:
@@ -328,6 +341,8 @@ def _numeric(type_: Any, value: Any, dialect: Any) -> bool:
         return False
     _, digits, exponent = value.as_tuple()
     scale = type_.scale if type_.scale is not None else 0 if type_.precision is not None else _DEFAULT_SCALE
+    if dialect.name == "mariadb" and type_.scale is None:
+        scale = 0
     fits = dialect.name == "postgresql" or len(digits) <= _FLOAT_DIGITS
     return fits and isinstance(exponent, int) and -exponent <= scale
 

@@ -95,7 +95,7 @@ class Ending:
         if unit is None or unit.is_fresh or unit.phase is not Phase.OPEN:
             return
         said = driver_transaction(connection.connection.driver_connection)
-        if said is Transaction.BEGUN:
+        if said is Transaction.BEGUN or (said is Transaction.UNKNOWN and self._is_databases(context)):
             unit.doubted = True
         elif context.statement is None:
             return
@@ -104,15 +104,24 @@ class Ending:
         elif connection.dialect.name == "sqlite":
             unit.snapshot = True  # it may have been the write that did not get the lock: others still commit
 
+    def _is_databases(self, context: ExceptionContext) -> bool:
+        """Tell whether it was the database that failed: it may have rolled back (MariaDB does after a deadlock)."""
+        return isinstance(context.original_exception, self._dialect.loaded_dbapi.Error)
+
     # --- two phases ---
 
     def do_prepare_twophase(self, do: Do, connection: Connection, xid: Any) -> None:
         """Announce, prepare. From here on the rows are in the database's hands."""
         unit = self._core.unit_of(connection)
         self._announce_twophase(connection, unit)
-        if unit is not None and unit.phase is Phase.ANNOUNCED:
-            unit.phase = Phase.PREPARED
-        do(connection, xid)
+        announced = unit is not None and unit.phase is Phase.ANNOUNCED
+        if unit is not None:
+            unit.phase = Phase.ENDING
+        try:
+            do(connection, xid)
+        finally:
+            if unit is not None:
+                unit.phase = Phase.PREPARED if announced else Phase.OPEN
 
     def do_commit_twophase(self, do: Do, connection: Connection, xid: Any, *rest: Any, **recover: Any) -> None:
         """Announce what was not prepared, commit, publish."""

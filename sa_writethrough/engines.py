@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
+from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,15 @@ from sqlalchemy.engine import Connection, Engine
 from sa_writethrough import _sqla
 from sa_writethrough.exceptions import ConfigurationError
 
-__all__ = ["REPLICA_OPTION", "EngineFacts", "Engines", "driver_in_transaction", "is_snapshot", "is_snapshot_level"]
+__all__ = [
+    "REPLICA_OPTION",
+    "EngineFacts",
+    "Engines",
+    "driver_in_transaction",
+    "is_snapshot",
+    "is_snapshot_level",
+    "may_have_begun",
+]
 
 REPLICA_OPTION = "writethrough_replica"
 """Execution option of an engine or a connection: what it reads may lag behind the primary, and is not filled."""
@@ -37,6 +46,8 @@ class EngineFacts:
     replica: the server says that it follows a primary; nothing is filled from it.
     snapshots: a transaction's reads all see one moment although the session asked for no isolation level.
     isolated: every other connection of the engine is another database, or the same transaction (SQLite in memory).
+    schema: the one that a table without a schema is in, where the same table may be named with it elsewhere (MariaDB).
+    folds: strings that differ may be equal there, whatever the model says of them.
     """
 
     dialect_name: str
@@ -44,6 +55,8 @@ class EngineFacts:
     replica: bool
     snapshots: bool
     isolated: bool
+    schema: str | None = None
+    folds: bool = False
 
 
 class Engines:
@@ -85,6 +98,7 @@ def _learn(connection: Connection) -> EngineFacts:
         raise ConfigurationError(
             f"The database {engine.dialect.name!r} ({engine.url.render_as_string()}) is not supported: "
             f"its fills cannot be verified. Supported are {', '.join(sorted(_DIALECTS))}."
+            + (" Of a MariaDB server the URL begins with mariadb, not mysql." if engine.dialect.name == "mysql" else "")
         )
     if _sqla.commits_on_return(engine):
         raise ConfigurationError(
@@ -139,7 +153,40 @@ def _sqlite_file(connection: Connection) -> str | None:
     return os.path.realpath(path) if path and os.path.exists(path) else None  # noqa: PTH110 - a text, as realpath
 
 
+_MARIADB = text(
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN "
+    "('server_uid', 'hostname', 'datadir', 'port', 'read_only', 'lower_case_table_names')"
+)
+_OLDEST_MARIADB = (10, 5)
+
+
+def _learn_mariadb(connection: Connection) -> EngineFacts:
+    version: tuple[Any, ...] = connection.dialect.server_version_info or _OLDEST_MARIADB
+    url = connection.engine.url.render_as_string()
+    if version < _OLDEST_MARIADB:
+        raise ConfigurationError(f"The database at {url} is MariaDB {version}: MariaDB 10.5 or later is needed.")
+    schema = connection.execute(text("SELECT DATABASE()")).scalar()
+    if schema is None:
+        raise ConfigurationError(
+            f"The URL {url} names no database: which tables the models mean is not known. Write mariadb://.../database."
+        )
+    found = {name: value for name, value in connection.execute(_MARIADB).all()}  # noqa: C416 - rows are no pairs to mypy
+    # A server that was copied has the same server_uid.
+    identity = "/".join(str(found.get(name)) for name in ("server_uid", "hostname", "datadir", "port"))
+    return EngineFacts(
+        dialect_name="mariadb",
+        database=_tag(identity),
+        # Whoever may write all the same (READ_ONLY ADMIN) writes through a primary, too, for all that is known here.
+        replica=found.get("read_only") not in {"OFF", "0"},
+        snapshots=is_snapshot_level(connection.default_isolation_level or "REPEATABLE READ"),
+        isolated=False,
+        schema=schema if found.get("lower_case_table_names") == "0" else schema.lower(),
+        folds=True,
+    )
+
+
 _DIALECTS: dict[str, Callable[[Connection], EngineFacts]] = {
+    "mariadb": _learn_mariadb,
     "postgresql": _learn_postgresql,
     "sqlite": _learn_sqlite,
 }
@@ -207,8 +254,24 @@ def driver_in_transaction(connection: object) -> bool | None:
     return None if said is Transaction.UNKNOWN else said is not Transaction.NONE
 
 
+def may_have_begun(connection: Connection) -> bool:
+    """Tell whether *connection* is in the middle of a transaction, asking the database where the driver cannot tell."""
+    said = driver_in_transaction(connection.connection.driver_connection)
+    if said is not None or connection.dialect.name != "mariadb":
+        return said is not False
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute("SELECT @@in_transaction")
+        row: Any = cursor.fetchone()
+        return bool(row[0])
+    finally:
+        cursor.close()
+
+
 def driver_autocommits(connection: object) -> bool:
-    """Tell whether the driver itself commits every statement: sqlite3, psycopg, psycopg2 and asyncpg's adapter can say.
+    """Tell whether the driver itself commits every statement, where it can say.
+
+    Those can of sqlite3, psycopg and psycopg2, asyncpg's adapter, PyMySQL and mysqlclient.
 
     aiosqlite's connections belong to its thread; where they are bound to it (in memory), Python 3.12 lets no other read
     their `autocommit`, and it is taken for what it is unless somebody set it.
@@ -220,7 +283,8 @@ def driver_autocommits(connection: object) -> bool:
         autocommit = getattr(driver, "autocommit", None)
     except sqlite3.ProgrammingError:
         autocommit = None
-    if autocommit is True:
+    get_autocommit = getattr(driver, "get_autocommit", None)  # PyMySQL, mysqlclient
+    if autocommit is True or (get_autocommit is not None and get_autocommit()):
         return True
     legacy = getattr(driver, "isolation_level", "") is None and hasattr(driver, "total_changes")
     return legacy and autocommit is not False and not getattr(driver, "in_transaction", True)

@@ -42,6 +42,8 @@ class Scope:
 
     prefix: str
     epoch: str
+    folds: bool = False
+    """Whether the database may hold strings equal that differ, whatever their type says."""
 
 
 class Family:
@@ -62,16 +64,24 @@ class Family:
         """Tell whether an entry says all there is to an identity: not where concrete subclasses have tables."""
         return not any(mapper.concrete for mapper in self.base.self_and_descendants if mapper is not self.base)
 
-    def scope(self, database: str, schema_map: Mapping[str | None, str | None] | None) -> Scope:
+    def scope(
+        self,
+        database: str,
+        schema_map: Mapping[str | None, str | None] | None,
+        *,
+        default_schema: str | None = None,
+        folds: bool = False,
+    ) -> Scope:
         """Return the keys' prefix and the epoch; *schema_map* is a `schema_translate_map`."""
         table = self.base.local_table
         schema = getattr(table, "schema", None)
         if schema_map:
             schema = schema_map.get(schema, schema)
+        schema = schema or default_schema
         scope = self._scopes.get((database, schema))
         if scope is None:
             prefix = keys.family_prefix(f"{self.policy.namespace}:{database}", schema, table_name(table)[1])
-            scope = Scope(prefix, keys.epoch_key(prefix))
+            scope = Scope(prefix, keys.epoch_key(prefix), folds)
             self._scopes[database, schema] = scope
         return scope
 
@@ -83,7 +93,7 @@ class Family:
         """Return the key of the row with this primary key, or None where its values have no one text."""
         if len(identity) == 1 and type(identity[0]) is int:
             return f"{scope.prefix}:{identity[0]}"
-        parts = [self._part(value) for value in identity]
+        parts = [self._part(value, folds=scope.folds) for value in identity]
         if None in parts:
             return None
         return keys.entry_key(scope.prefix, None, parts)  # type: ignore[arg-type]  # None was excluded above
@@ -103,7 +113,9 @@ class Family:
             return None
         return keys  # type: ignore[return-value]  # None was excluded
 
-    def _part(self, value: Any) -> str | None:
+    def _part(self, value: Any, *, folds: bool) -> str | None:
+        if folds and type(value) is str:
+            return keys.folded_part(value)
         if self.loose and type(value) is str:
             return keys.loose_part(value)
         return keys.canonical_part(value)

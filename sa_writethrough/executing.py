@@ -15,13 +15,13 @@ from sqlalchemy.engine import Connection
 
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
-from sa_writethrough.dml import writes_of
+from sa_writethrough.dml import ends_transaction, writes_of
 from sa_writethrough.effects import Effect, Released, RolledBack, Saved, Written
 from sa_writethrough.engines import driver_autocommits, driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.joining import Joining
 from sa_writethrough.returning import Returning
-from sa_writethrough.staging import announce_late
+from sa_writethrough.staging import announce, announce_late
 from sa_writethrough.unit import Phase, Touch, Unit
 
 __all__ = ["Executing"]
@@ -86,6 +86,9 @@ class Executing:
         self, connection: Connection, unit: Unit, cursor: Any, sql: str, context: Any
     ) -> tuple[str, Touch] | None:
         """Note the statement's effects; return the row if it surely writes that one, under its lock, and no more."""
+        final = ends_transaction(context, sql)
+        if final:
+            _refuse_commit(unit, sql)
         effects = writes_of(self._core.entities, context, sql)
         if not effects:
             return None
@@ -111,6 +114,9 @@ class Executing:
         if unit.phase is not Phase.OPEN and unit.wrote:
             announce_late(self._core, unit)
             return None
+        if final and not unit.is_empty:
+            announce(self._core, None, unit)
+            unit.final = True
         return touched
 
     def _touch(
@@ -167,6 +173,14 @@ def _begin_before_savepoint(connection: Connection, cursor: Any) -> None:
 
 def _is_by_unit_of_work(effect: Effect) -> bool:
     return isinstance(effect, Written) and effect.by_unit_of_work
+
+
+def _refuse_commit(unit: Unit, sql: str) -> None:
+    if not unit.is_empty and not unit.final:
+        raise ConfigurationError(
+            f"{sql.strip()[:60]!r}: MariaDB commits the transaction before it executes this, and cached models were "
+            "written in it, which nobody has announced. Commit first."
+        )
 
 
 def _refuse_autocommit(connection: Connection, written: Written) -> None:

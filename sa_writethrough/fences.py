@@ -7,7 +7,8 @@ PostgreSQL: the row's `xmax` comes with the row. Zero means that nobody ever loc
 ambiguous (an aborted update, a child row's key-share lock, a multixact), so it is not decoded: the row is read again
 under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
 the row is read again under BEGIN IMMEDIATE, on a connection that is opened for it, unless the store cannot lose a
-tombstone.
+tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE NOWAIT, which fails where one is held; in a transaction
+of their own, since InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
 
 What is in doubt is not filled: that costs a miss, a wrong fill the promise.
 """
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sa_writethrough import _sqla
+from sa_writethrough._pools import connection_aside, connection_of_its_own
 from sa_writethrough.engines import EngineFacts
 from sa_writethrough.rows import Selection, Shapes
 
@@ -58,6 +60,8 @@ class Fence:
         """Return the rows that exist, by primary key. Only those that *leased* approves are worth verifying."""
         statement, parameters = self.shapes.by_identities(identities)
         raws = self.connection.execute(statement, parameters, execution_options=self.execution_options).all()
+        if self.facts.dialect_name == "mariadb" and not self.lossless:
+            return self._read_again(raws, leased)
         rows = {}
         for raw in raws:
             identity = self.shapes.identity_of(raw)
@@ -67,6 +71,8 @@ class Fence:
         return rows
 
     def _verified(self, identity: tuple[Any, ...], selection: Selection) -> Selection | None:
+        if self.facts.dialect_name == "mariadb":
+            return selection
         if self.facts.dialect_name == "sqlite":
             return selection if self.lossless else self._under_write_lock(identity)
         return selection if selection.unlocked else self._under_share_lock(identity, selection)
@@ -93,6 +99,45 @@ class Fence:
                 return None
         return self.shapes.read(raw) if raw is not None else None
 
+    # --- MariaDB ---
+
+    def _read_again(
+        self, raws: Sequence[Any], leased: Callable[[tuple[Any, ...]], bool]
+    ) -> dict[tuple[Any, ...], FencedRow]:
+        """Return the rows that were read, and those of them that nobody holds as they are under a share lock."""
+        selections = {self.shapes.identity_of(raw): self.shapes.read(raw) for raw in raws}
+        wanted = [i for i, selection in selections.items() if selection.layout is not None and leased(i)]
+        unheld = self._under_innodb_locks(wanted) if wanted else {}
+        return {identity: FencedRow(selection, unheld.get(identity)) for identity, selection in selections.items()}
+
+    def _under_innodb_locks(self, identities: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Selection]:
+        """Return those of the rows that nobody holds: all at once, or, where somebody does, one after another."""
+        engine = self.connection.engine
+        try:
+            with connection_aside(engine) as aside:
+                found = self._unheld(aside, identities)
+                if found is None and len(identities) > 1:
+                    each = [self._unheld(aside, [identity]) or {} for identity in identities]
+                    return {identity: selection for one in each for identity, selection in one.items()}
+                return found or {}
+        except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # there is no way in, or no connection left
+            return {}
+
+    def _unheld(
+        self, aside: Connection, identities: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], Selection] | None:
+        """Return rows under a share lock, which the end of the transaction frees; None where somebody holds one."""
+        statement, parameters = self.shapes.by_identities(identities)
+        own = self.connection.get_execution_options()
+        options = {name: own[name] for name in ("schema_translate_map",) if name in own} | dict(self.execution_options)
+        try:
+            locked = statement.with_for_update(read=True, nowait=True)
+            raws = aside.execute(locked, parameters, execution_options=options).all()
+        except DBAPIError:
+            aside.rollback()
+            return None
+        return {self.shapes.identity_of(raw): self.shapes.read(raw) for raw in raws}
+
     # --- SQLite ---
 
     def _under_write_lock(self, identity: tuple[Any, ...]) -> Selection | None:
@@ -118,7 +163,7 @@ def under_write_lock(connection: Connection, facts: EngineFacts, read: Callable[
     engine = connection.engine
     try:
         # Not from the pool: the application may hold its last connection, and this one must not wait for it.
-        with _sqla.connection_of_its_own(engine).execution_options(isolation_level="AUTOCOMMIT") as own:
+        with connection_of_its_own(engine).execution_options(isolation_level="AUTOCOMMIT") as own:
             own.exec_driver_sql("PRAGMA busy_timeout = 0")
             own.exec_driver_sql("BEGIN IMMEDIATE")
             found = read(own)

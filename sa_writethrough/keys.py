@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-__all__ = ["MAX_KEY_BYTES", "canonical_part", "entry_key", "epoch_key", "family_prefix", "loose_part"]
+__all__ = ["MAX_KEY_BYTES", "canonical_part", "entry_key", "epoch_key", "family_prefix", "folded_part", "loose_part"]
 
 MAX_KEY_BYTES = 250
 _MAX_PART_BYTES = 64
@@ -63,6 +63,20 @@ def loose_part(value: Any) -> str | None:
     if type(value) is not str:
         return None
     return _text(value.casefold().rstrip(" "))
+
+
+def folded_part(value: str) -> str | None:
+    """Return one text for strings that any of MariaDB's collations may hold equal, or None where that is not known.
+
+    Of printable ASCII they differ in case, trailing blanks, and letters that some languages do not tell apart: i, j and
+    y; u, v and w. What other characters are equal to depends on the collation, which the model need not say.
+    """
+    if not (value.isascii() and value.isprintable()):
+        return None
+    return _text(value.lower().rstrip(" ").translate(_ONE_LETTER))
+
+
+_ONE_LETTER = str.maketrans("jyvw", "iiuu")
 
 
 def _name(value: str) -> str:

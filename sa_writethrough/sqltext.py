@@ -16,7 +16,7 @@ from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.policy import OnUnknownSQL
 from sa_writethrough.sqlparsing import understand
 
-__all__ = ["text_writes"]
+__all__ = ["commits_by_itself", "text_writes"]
 
 _WORDS = re.compile(r"\w+")
 _ROW_LOCKS = re.compile(r"\bfor\s+(?:no\s+key\s+)?update\b", re.IGNORECASE)
@@ -44,6 +44,48 @@ _HARMLESS = _QUERIES | {"show", "set", "reset", "pragma", "analyze", "vacuum", "
 _HARMLESS |= {"begin", "start", "fetch", "move", "close", "deallocate", "discard", "checkpoint", "grant", "revoke"}
 _SETTINGS = frozenset({"set", "reset", "begin", "start"})
 _HARMLESS |= {"comment", "reindex", "cluster", "security", "attach", "detach", "load"}
+
+
+_COMMITTING = frozenset(
+    [
+        "alter",
+        "analyze",
+        "begin",
+        "cache",
+        "change",
+        "check",
+        "create",
+        "drop",
+        "flush",
+        "grant",
+        "install",
+        "lock",
+        "optimize",
+        "rename",
+        "repair",
+        "reset",
+        "revoke",
+        "start",
+        "truncate",
+        "uninstall",
+        "unlock",
+    ]
+)
+_TEMPORARY = re.compile(r"\b(?:create|drop)\s+(?:or\s+replace\s+)?temporary\b", re.IGNORECASE)
+_AUTOCOMMIT = re.compile(r"\bautocommit\b", re.IGNORECASE)
+
+
+def commits_by_itself(sql: str) -> bool:
+    """Tell whether MariaDB commits when it executes *sql*: DDL, and what begins another transaction.
+
+    https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/
+    """
+    for first in _first_words(sql):
+        if first in _COMMITTING and not _TEMPORARY.search(sql):
+            return True
+        if first == "set" and _AUTOCOMMIT.search(sql):
+            return True
+    return False
 
 
 def text_writes(entities: Entities, sql: str, dialect: str) -> Iterator[Written | Undone]:
@@ -81,7 +123,9 @@ def _one_of_text(
     if _REPLACE_INTO.search(sql):
         verbs |= {"replace"}
     sets = first in _SETTINGS or "set_config" in found
-    if sets and "search_path" in found:
+    if first == "xa":  # SQLAlchemy's two-phase transactions; what ends one is not looked at
+        first = "begin" if found & {"begin", "start"} else "end"
+    if (sets and "search_path" in found) or first == "use":
         raise ConfigurationError(
             f"{sql.strip()[:60]!r}: which schema's rows are read and written from now on cannot be seen. Use "
             f"execution_options(schema_translate_map={{...}}); or say .execution_options({TABLES_OPTION}=[]) if every "

@@ -73,6 +73,9 @@ def publish(core: Core, unit: Unit) -> None:
 
 def retract(core: Core, unit: Unit) -> None:
     """Take the unit's tombstones back: the database acknowledged its ROLLBACK. Never raises."""
+    if unit.final:
+        publish(core, unit)  # what it could not roll back is published as absent
+        return
     core.cache.retract(unit.tokens)
     unit.clear()
 
@@ -115,7 +118,7 @@ def _read_back(core: Core, connection: Connection, unit: Unit) -> None:
 
 
 def _sees_parts_of_several_moments(core: Core, connection: Connection, family: Family) -> bool:
-    """Tell whether a row may be read whose other part, in another table, is of an older moment than the lock on this one.
+    """Tell whether a row may be read whose part in another table is of an older moment than the lock on this one.
 
     A lock on one part leaves the others to other writers; a transaction that sees one moment would not see theirs.
     """

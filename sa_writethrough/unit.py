@@ -59,7 +59,18 @@ class _Frame:
 class Unit:
     """The rows and epochs that one transaction touched, by savepoint. Not thread-safe, as its connection is not."""
 
-    __slots__ = ("_frames", "_unseen", "connection", "doubted", "phase", "session", "snapshot", "tokens", "wrote")
+    __slots__ = (
+        "_frames",
+        "_unseen",
+        "connection",
+        "doubted",
+        "final",
+        "phase",
+        "session",
+        "snapshot",
+        "tokens",
+        "wrote",
+    )
 
     def __init__(self) -> None:
         self.session: Callable[[], Any] | None = None
@@ -83,6 +94,8 @@ class Unit:
         self.snapshot = False
         self.doubted = False
         """A statement failed, and the driver does not tell whether the transaction has."""
+        self.final = False
+        """What it touched was announced, and a statement that commits by itself has committed it."""
 
     def connection_alive(self) -> Any:
         """Return the connection, or None where there is none any more that could execute a statement."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.ending import Ending
-from sa_writethrough.engines import driver_in_transaction
+from sa_writethrough.engines import may_have_begun
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.executing import Executing
 from sa_writethrough.snapshots import Snapshots
@@ -103,9 +103,7 @@ class Writing:
                 "Bind it to an engine or to a pooled connection."
             )
         _begin_before_savepoint(session, connection)
-        earlier = _sqla.is_joined(session, connection) and driver_in_transaction(
-            connection.connection.driver_connection
-        )
+        earlier = _sqla.is_joined(session, connection) and may_have_begun(connection)
         if self._core.engines.supports(connection.engine):
             facts = self._core.engines.learn(connection)  # now, before the session has read or written anything
             unit = self._core.join(session, connection)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import MemcachedServer, MissingServerError, PostgresServer, Server
+from tests.servers import MariadbServer, MemcachedServer, MissingServerError, PostgresServer, Server
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
@@ -90,6 +90,21 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     url = postgres.create_database()
     yield url
     postgres.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariadbServer]:
+    """The session's MariaDB; most tests want `mariadb_url`."""
+    with contextlib.closing(MariadbServer(settings={"innodb_lock_wait_timeout": "2"})) as server:
+        yield started(server)
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariadbServer) -> Iterator[str]:
+    """SQLAlchemy's URL of an empty MariaDB database of the test's own."""
+    url = mariadb.create_database()
+    yield url
+    mariadb.drop_database(url)
 
 
 @pytest.fixture

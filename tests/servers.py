@@ -25,12 +25,22 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg
+import pymysql
+from sqlalchemy import make_url
 from typing_extensions import Self
 
-__all__ = ["MemcachedServer", "MissingServerError", "PostgresServer", "ServerError", "find_binary", "free_port"]
+__all__ = [
+    "MariadbServer",
+    "MemcachedServer",
+    "MissingServerError",
+    "PostgresServer",
+    "ServerError",
+    "find_binary",
+    "free_port",
+]
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
@@ -58,8 +68,8 @@ class MissingServerError(ServerError):
 
 
 def find_binary(name: str) -> str | None:
-    """Return the path of program *name*: of PATH, else of Debian's newest PostgreSQL, else None."""
-    if found := shutil.which(name):
+    """Return the path of program *name*: of PATH, of where Debian has servers, else None."""
+    if found := shutil.which(name) or shutil.which(name, path="/usr/sbin"):
         return found
     versions = sorted(
         (path for path in Path("/usr/lib/postgresql").glob(f"*/bin/{name}") if path.parents[1].name.isdigit()),
@@ -197,7 +207,7 @@ class Server(ABC):
         if found := find_binary(name):
             return found
         raise MissingServerError(
-            f"{name} is not installed; on Debian or Ubuntu: sudo apt-get install memcached postgresql"
+            f"{name} is not installed; on Debian or Ubuntu: sudo apt-get install memcached postgresql mariadb-server"
         )
 
     def _own(self, path: Path) -> None:
@@ -451,5 +461,91 @@ class PostgresServer(Server):
         try:
             self.execute("SELECT 1")
         except psycopg.OperationalError:
+            return False
+        return True
+
+
+class MariadbServer(Server):
+    """A MariaDB server of its own on a free port of 127.0.0.1, without accounts: whoever comes may do everything.
+
+    With *fsync* (for benchmarks) a commit is durable and the data lies in /var/tmp, which is no RAM disk. *settings* are
+    added to the configuration: `MariadbServer(settings={"innodb_lock_wait_timeout": "1"})`.
+    """
+
+    program = "mariadbd"
+    accounts = ("mysql", "nobody")
+    stop_signal = signal.SIGTERM
+
+    def __init__(
+        self,
+        *,
+        fsync: bool = False,
+        settings: Mapping[str, str] | None = None,
+        directory: str | Path | None = None,
+    ) -> None:
+        super().__init__(directory=directory or ("/var/tmp" if fsync else None))
+        self._settings = {
+            "innodb_flush_log_at_trx_commit": "1" if fsync else "0",
+            "innodb_flush_method": "fsync" if fsync else "nosync",
+            "innodb_log_file_size": "32M",
+            "innodb_buffer_pool_size": "64M",
+            "max_connections": "200",
+            "lock_wait_timeout": "10",
+            "character_set_server": "utf8mb4",
+            "default_time_zone": "+00:00",
+            # With it a key of 0 is stored as it is given.
+            "sql_mode": "STRICT_TRANS_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION",
+            **(settings or {}),
+        }
+        self._numbers = itertools.count(1)
+
+    def url_of(self, database: str) -> str:
+        """Return SQLAlchemy's URL of *database*."""
+        return f"mariadb+pymysql://root@{self.host}:{self.port}/{database}?charset=utf8mb4&ssl_disabled=true"
+
+    def create_database(self) -> str:
+        """Create an empty database and return SQLAlchemy's URL of it."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url_of(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database of *url*, once nobody holds a lock in it."""
+        self.execute(f"DROP DATABASE {make_url(url).database}")
+
+    def execute(self, statement: str) -> None:
+        """Execute *statement* outside a transaction, in no database."""
+        with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def _connect(self) -> pymysql.Connection[Any]:
+        return pymysql.connect(host=self.host, port=self.port, user="root", autocommit=True, ssl_disabled=True)
+
+    def _prepare(self) -> None:
+        data = self.directory / "data"
+        if not data.exists():
+            # A data directory of nothing: the tables of accounts and time zones would take seconds to make.
+            data.mkdir()
+            self._own(data)
+
+    def _command(self) -> Sequence[str]:
+        return [
+            self._binary("mariadbd"),
+            "--no-defaults",
+            f"--datadir={self.directory / 'data'}",
+            f"--socket={self.directory / 'mariadb.sock'}",
+            f"--pid-file={self.directory / 'pid'}",
+            f"--bind-address={self.host}",
+            f"--port={self.port}",
+            "--skip-grant-tables",
+            "--skip-networking=0",
+            "--skip-name-resolve",
+            *(f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()),
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except pymysql.Error:
             return False
         return True

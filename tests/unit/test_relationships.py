@@ -241,3 +241,13 @@ def test_value_parameters(models: Models, make: Any, keys: Any, name: str | None
     if statement.is_insert:
         assert _relationships.leaves_null(compiled, statement, [table.c.owner_id]) is null
     assert not _relationships.leaves_null(compiled, statement, [table.c.place])
+
+
+def test_tables_set(models: Models) -> None:
+    """`_relationships.tables_set` names the other tables of an UPDATE that sets columns of several."""
+    one, other = sa.table("one", sa.column("x")), sa.table("other", sa.column("y"))
+    assert _relationships.tables_set(sa.update(one).values(x=1)) == []
+    assert _relationships.tables_set(sa.update(one).values({one.c.x: 1})) == []
+    assert _relationships.tables_set(sa.update(one).values({one.c.x: 1, other.c.y: 2})) == [other]
+    assert _relationships.tables_set(sa.update(one).ordered_values((other.c.y, 2))) == [other]
+    assert _relationships.tables_set(sa.update(one)) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -681,23 +680,6 @@ def test_returns_rows(session: orm.Session, engine: sa.Engine, user: Any) -> Non
     session.execute(table.update().values(name="x"))
     session.execute(table.update().values(name="y").returning(table.c.id)).all()
     assert seen == [False, True]
-
-
-def test_connection_of_its_own(tmp_path: Any) -> None:
-    """`_sqla.connection_of_its_own` connects as the pool does, beside a pool that is exhausted."""
-    engine = sa.create_engine(
-        f"sqlite:///{tmp_path / 'own.db'}", poolclass=sa.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.1
-    )
-    connected: list[Any] = []
-    sa.event.listen(engine, "connect", lambda dbapi_connection, _record: connected.append(dbapi_connection))
-    with engine.connect() as held, _sqla.connection_of_its_own(engine) as own:
-        assert own.engine is engine
-        assert connected == [held.connection.dbapi_connection, own.connection.dbapi_connection]
-        assert own.scalar(sa.text("SELECT 1")) == 1
-        driver = own.connection.driver_connection
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        driver.execute("SELECT 1")
-    engine.dispose()
 
 
 def test_let_go_of_cursors() -> None:

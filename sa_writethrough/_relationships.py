@@ -136,10 +136,10 @@ def leaves_null(compiled: Any, statement: Any, columns: Sequence[Any]) -> bool:
 
 
 def tables_set(statement: Any) -> list[Any]:
-    """Return the tables, beside its own, whose columns an UPDATE of several tables (MySQL's) sets."""
+    """Return the tables whose columns an UPDATE names by themselves: several, in MySQL's UPDATE of several tables."""
     ordered = dict(statement._ordered_values) if has_ordered(statement) else {}
-    tables = {getattr(column, "table", None) for column in (*(statement._values or ()), *ordered)}
-    return [table for table in tables if table is not None and table is not statement.table]
+    tables = [getattr(column, "table", None) for column in (*(statement._values or ()), *ordered)]
+    return list(dict.fromkeys(table for table in tables if table is not None))
 
 
 def _sets_elsewhere(statement: Any) -> bool:

@@ -186,7 +186,7 @@ def _elsewhere(entities: Entities, context: Any, statement: Any, changed: set[st
     if not context.isdelete and _replaces(entities, context, statement):
         yield from named(entities, [name])
     if context.isupdate:
-        yield from named(entities, [table_name(table) for table in tables_set(statement)])
+        yield from named(entities, {table_name(table) for table in tables_set(statement)} - {name})
 
 
 def _target(family: Family, context: Any, compiled: Any, statement: Any, changed: set[str]) -> _Target:

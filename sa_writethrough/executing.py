@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from sa_writethrough import _sqla
 from sa_writethrough.core import Core, SessionWork
 from sa_writethrough.dml import ends_transaction, writes_of
-from sa_writethrough.effects import Effect, Released, RolledBack, Saved, Written
+from sa_writethrough.effects import Effect, Released, RolledBack, Saved, Undone, Written
 from sa_writethrough.engines import driver_autocommits, driver_in_transaction
 from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.joining import Joining
@@ -86,8 +86,8 @@ class Executing:
         self, connection: Connection, unit: Unit, cursor: Any, sql: str, context: Any
     ) -> tuple[str, Touch] | None:
         """Note the statement's effects; return the row if it surely writes that one, under its lock, and no more."""
-        final = ends_transaction(context, sql)
-        if final:
+        ends = ends_transaction(context, sql)
+        if ends:
             _refuse_commit(unit, sql)
         effects = writes_of(self._core.entities, context, sql)
         if not effects:
@@ -99,25 +99,30 @@ class Executing:
         for effect in effects:
             if isinstance(effect, Written):
                 touched = self._touch(connection, unit, effect, context.execution_options)
-            elif isinstance(effect, Saved):
-                _begin_before_savepoint(connection, cursor)
-                unit.savepoint(effect.name)
-            elif isinstance(effect, Released):
-                unit.release(effect.name)
-            elif isinstance(effect, RolledBack):
-                self._roll_back_to(unit, effect.name)
             else:
-                unit.forget_values()
-                unit.snapshot = unit.snapshot or effect.isolation
+                self._move(connection, unit, cursor, effect)
         if self._core.collections.declared and unit.wrote:
             self._joining.note(unit, effects, self._core.engines.learn(connection), context)
         if unit.phase is not Phase.OPEN and unit.wrote:
             announce_late(self._core, unit)
             return None
-        if final and not unit.is_empty:
+        if ends and not unit.is_empty:
             announce(self._core, None, unit)
             unit.final = True
         return touched
+
+    def _move(self, connection: Connection, unit: Unit, cursor: Any, effect: Effect) -> None:
+        """Note what happens to savepoints and to the isolation level."""
+        if isinstance(effect, Saved):
+            _begin_before_savepoint(connection, cursor)
+            unit.savepoint(effect.name)
+        elif isinstance(effect, Released):
+            unit.release(effect.name)
+        elif isinstance(effect, RolledBack):
+            self._roll_back_to(unit, effect.name)
+        elif isinstance(effect, Undone):
+            unit.forget_values()
+            unit.snapshot = unit.snapshot or effect.isolation
 
     def _touch(
         self, connection: Connection, unit: Unit, written: Written, options: Mapping[str, Any]

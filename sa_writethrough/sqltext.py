@@ -43,34 +43,16 @@ _OPAQUE = frozenset({"call", "do", "execute"})
 _HARMLESS = _QUERIES | {"show", "set", "reset", "pragma", "analyze", "vacuum", "listen", "unlisten", "notify", "lock"}
 _HARMLESS |= {"begin", "start", "fetch", "move", "close", "deallocate", "discard", "checkpoint", "grant", "revoke"}
 _SETTINGS = frozenset({"set", "reset", "begin", "start"})
+_HARMLESS |= {"xa", "optimize", "repair", "check", "flush", "unlock", "kill", "describe", "desc"}
 _HARMLESS |= {"comment", "reindex", "cluster", "security", "attach", "detach", "load"}
 
 
-_COMMITTING = frozenset(
-    [
-        "alter",
-        "analyze",
-        "begin",
-        "cache",
-        "change",
-        "check",
-        "create",
-        "drop",
-        "flush",
-        "grant",
-        "install",
-        "lock",
-        "optimize",
-        "rename",
-        "repair",
-        "reset",
-        "revoke",
-        "start",
-        "truncate",
-        "uninstall",
-        "unlock",
-    ]
-)
+_COMMITTING = frozenset({"alter", "analyze", "begin", "cache", "change", "check", "create", "drop", "flush", "grant"})
+_COMMITTING |= {"install", "load", "lock", "optimize", "rename", "repair", "reset", "revoke", "start", "truncate"}
+_COMMITTING |= {"uninstall", "unlock"}
+_MARIADBS_OWN = re.compile(r"#|/\*M?!|^\s*set\s+statement\b", re.IGNORECASE)
+"""What is a comment elsewhere is none there, and the other way round; or another statement follows."""
+_ACTS = _WRITES | _STRUCTURE | _SAVEPOINTS | _ENDS | _OPAQUE | {"use", "xa", "load"}
 _TEMPORARY = re.compile(r"\b(?:create|drop)\s+(?:or\s+replace\s+)?temporary\b", re.IGNORECASE)
 _AUTOCOMMIT = re.compile(r"\bautocommit\b", re.IGNORECASE)
 
@@ -94,6 +76,10 @@ def text_writes(entities: Entities, sql: str, dialect: str) -> Iterator[Written 
     # are searched too: to find a table too many costs misses, to find one too few would cost the promise.
     words = [word.lower() for word in _WORDS.findall(_ROW_LOCKS.sub(" ", sql))]
     words += [_bare(name) for name in _QUOTED_NAMES.findall(sql)]
+    if dialect == "mariadb" and _MARIADBS_OWN.search(sql):
+        if _ACTS & set(words):
+            yield from _by_words(entities, sql, "", words, writes=True)
+        return
     firsts = _first_words(sql)
     for first in firsts:
         yield from _one_of_text(entities, sql, first, words, dialect if len(firsts) == 1 else None)
@@ -123,21 +109,11 @@ def _one_of_text(
     if _REPLACE_INTO.search(sql):
         verbs |= {"replace"}
     sets = first in _SETTINGS or "set_config" in found
-    if first == "xa":  # SQLAlchemy's two-phase transactions; what ends one is not looked at
-        first = "begin" if found & {"begin", "start"} else "end"
-    if (sets and "search_path" in found) or first == "use":
-        raise ConfigurationError(
-            f"{sql.strip()[:60]!r}: which schema's rows are read and written from now on cannot be seen. Use "
-            f"execution_options(schema_translate_map={{...}}); or say .execution_options({TABLES_OPTION}=[]) if every "
-            "cached table has its schema in its name."
-        )
+    if first == "load" and "into" in found:
+        verbs |= {first}
+    _refuse(sql, first, found, sets=sets)
     if first in _SAVEPOINTS:
         yield Undone(isolation=False)
-    elif first in _ENDS:
-        raise ConfigurationError(
-            f"{sql.strip()[:60]!r}: a transaction that is ended by text cannot be announced. Use session.commit() or "
-            "session.prepare()."
-        )
     elif sets and any("isolation" in word for word in found):
         yield Undone(isolation=True)
     elif first not in _HARMLESS or verbs:
@@ -148,6 +124,21 @@ def _one_of_text(
             yield from _replaced(entities, _tables_of(entities, understood.targets))
         elif understood.targets:
             yield from _inserted(entities, _tables_of(entities, understood.targets))
+
+
+def _refuse(sql: str, first: str, found: Collection[str], *, sets: bool) -> None:
+    """Raise `ConfigurationError` for a statement after which nobody knows where rows are, or what was committed."""
+    if first == "use" or (sets and "search_path" in found):
+        raise ConfigurationError(
+            f"{sql.strip()[:60]!r}: which schema's rows are read and written from now on cannot be seen. Use "
+            f"execution_options(schema_translate_map={{...}}); or say .execution_options({TABLES_OPTION}=[]) if every "
+            "cached table has its schema in its name."
+        )
+    if first in _ENDS or (first == "xa" and not {"begin", "start"}.intersection(found)):
+        raise ConfigurationError(
+            f"{sql.strip()[:60]!r}: a transaction that is ended by text cannot be announced. Use session.commit() or "
+            "session.prepare()."
+        )
 
 
 def _by_words(

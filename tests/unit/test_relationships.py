@@ -244,10 +244,9 @@ def test_value_parameters(models: Models, make: Any, keys: Any, name: str | None
 
 
 def test_tables_set(models: Models) -> None:
-    """`_relationships.tables_set` names the other tables of an UPDATE that sets columns of several."""
+    """`_relationships.tables_set` names the tables of an UPDATE that sets columns of several."""
     one, other = sa.table("one", sa.column("x")), sa.table("other", sa.column("y"))
-    assert _relationships.tables_set(sa.update(one).values(x=1)) == []
-    assert _relationships.tables_set(sa.update(one).values({one.c.x: 1})) == []
-    assert _relationships.tables_set(sa.update(one).values({one.c.x: 1, other.c.y: 2})) == [other]
-    assert _relationships.tables_set(sa.update(one).ordered_values((other.c.y, 2))) == [other]
     assert _relationships.tables_set(sa.update(one)) == []
+    assert _relationships.tables_set(sa.update(one).values(x=1)) == []
+    assert _relationships.tables_set(sa.update(one).values({one.c.x: 1, other.c.y: 2})) == [one, other]
+    assert _relationships.tables_set(sa.update(one).ordered_values((other.c.y, 2))) == [other]

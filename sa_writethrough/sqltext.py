@@ -35,7 +35,7 @@ _REPLACE_INTO = re.compile(r"\breplace(?:\s|/\*.*?\*/|--[^\n]*\n)+into\b", re.IG
 _QUERIES = frozenset({"select", "with", "values", "table", "explain", "declare"})
 _CTE_VERBS = frozenset({"insert", "update", "delete", "merge"})
 _WRITES = frozenset({"insert", "update", "delete", "merge", "replace", "truncate", "copy"})
-_REPLACES = (_WRITES - {"insert", "copy"}) | {"conflict", "duplicate"}
+_REPLACES = (_WRITES - {"insert", "copy"}) | {"conflict", "duplicate", "load"}
 _STRUCTURE = frozenset({"alter", "drop", "create", "refresh", "rename", "import"})
 _SAVEPOINTS = frozenset({"savepoint", "release", "rollback", "abort"})
 _ENDS = frozenset({"commit", "end", "prepare"})
@@ -50,9 +50,8 @@ _HARMLESS |= {"comment", "reindex", "cluster", "security", "attach", "detach", "
 _COMMITTING = frozenset({"alter", "analyze", "begin", "cache", "change", "check", "create", "drop", "flush", "grant"})
 _COMMITTING |= {"install", "load", "lock", "optimize", "rename", "repair", "reset", "revoke", "start", "truncate"}
 _COMMITTING |= {"uninstall", "unlock"}
-_MARIADBS_OWN = re.compile(r"#|/\*M?!|^\s*set\s+statement\b", re.IGNORECASE)
-"""What is a comment elsewhere is none there, and the other way round; or another statement follows."""
-_ACTS = _WRITES | _STRUCTURE | _SAVEPOINTS | _ENDS | _OPAQUE | {"use", "xa", "load"}
+_MARIADBS_OWN = re.compile(r"#[^\n]*|/\*M?!\d*|\*/|^\s*set\s+statement\b.*?\bfor\b", re.IGNORECASE | re.DOTALL)
+"""What is a comment there and not elsewhere, what is none, and what another statement follows."""
 _TEMPORARY = re.compile(r"\b(?:create|drop)\s+(?:or\s+replace\s+)?temporary\b", re.IGNORECASE)
 _AUTOCOMMIT = re.compile(r"\bautocommit\b", re.IGNORECASE)
 
@@ -76,13 +75,13 @@ def text_writes(entities: Entities, sql: str, dialect: str) -> Iterator[Written 
     # are searched too: to find a table too many costs misses, to find one too few would cost the promise.
     words = [word.lower() for word in _WORDS.findall(_ROW_LOCKS.sub(" ", sql))]
     words += [_bare(name) for name in _QUOTED_NAMES.findall(sql)]
-    if dialect == "mariadb" and _MARIADBS_OWN.search(sql):
-        if _ACTS & set(words):
-            yield from _by_words(entities, sql, "", words, writes=True)
-        return
     firsts = _first_words(sql)
+    if dialect == "mariadb" and _MARIADBS_OWN.search(sql):
+        # Inside a literal it is neither; so what may do anything counts wherever it stands.
+        firsts = _first_words(_MARIADBS_OWN.sub(" ", sql)) + [word for word in words if word in {"call", "execute"}]
+        dialect = ""
     for first in firsts:
-        yield from _one_of_text(entities, sql, first, words, dialect if len(firsts) == 1 else None)
+        yield from _one_of_text(entities, sql, first, words, dialect if dialect and len(firsts) == 1 else None)
 
 
 def _first_words(sql: str) -> list[str]:

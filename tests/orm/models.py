@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -14,6 +15,13 @@ import sa_writethrough as wt
 
 class Base(DeclarativeBase):
     pass
+
+
+@compiles(sa.ForeignKeyConstraint, "mariadb")
+def _not_deferrable(constraint: Any, compiler: Any, **options: Any) -> str:
+    """MariaDB checks every constraint at once, and has no words for another wish."""
+    constraint.deferrable = constraint.initially = None
+    return str(compiler.visit_foreign_key_constraint(constraint, **options))
 
 
 class Account(Base):
@@ -211,11 +219,17 @@ POSTGRESQL_EXTRAS = (
     ),
     "CREATE TRIGGER grade_shout BEFORE INSERT OR UPDATE ON grade FOR EACH ROW EXECUTE FUNCTION shout()",
 )
+MARIADB_EXTRAS = (
+    "CREATE VIEW names AS SELECT id, name FROM account",
+    "CREATE TRIGGER grade_insert BEFORE INSERT ON grade FOR EACH ROW SET NEW.shout = upper(NEW.name)",
+    "CREATE TRIGGER grade_update BEFORE UPDATE ON grade FOR EACH ROW SET NEW.shout = upper(NEW.name)",
+)
+EXTRAS = {"sqlite": SQLITE_EXTRAS, "postgresql": POSTGRESQL_EXTRAS, "mariadb": MARIADB_EXTRAS}
 
 
 def create_schema(engine: sa.Engine) -> None:
     """Create every table, view and trigger."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
-        for statement in SQLITE_EXTRAS if engine.dialect.name == "sqlite" else POSTGRESQL_EXTRAS:
+        for statement in EXTRAS[engine.dialect.name]:
             connection.exec_driver_sql(statement)

@@ -10,7 +10,7 @@ from tests.orm.worlds import World, around_commit
 LEVELS = ["READ COMMITTED", "REPEATABLE READ"]
 
 
-@pytest.fixture(params=["postgresql"])
+@pytest.fixture(params=["postgresql", "mariadb"])
 def world(request: pytest.FixtureRequest) -> World:
     """Each kind of world in which two can write at once."""
     found: World = request.getfixturevalue(f"{request.param}_world")

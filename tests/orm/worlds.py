@@ -160,6 +160,10 @@ class World:
             driver: Any = connection.driver_connection
             if self.dialect == "sqlite":
                 return not driver.in_transaction
+            if self.dialect == "mariadb":
+                with driver.cursor() as cursor:
+                    cursor.execute("SELECT @@in_transaction")
+                    return cursor.fetchone() == (0,)
             return int(driver.info.transaction_status) == 0
         finally:
             connection.close()
@@ -180,9 +184,11 @@ def _columns(instance: Any) -> dict[str, Any] | None:
 
 
 def open_engine(url: str, **arguments: Any) -> sa.Engine:
-    """Return an engine; on SQLite with foreign keys enforced, and without waiting for locks."""
+    """Return an engine: SQLite enforces foreign keys and waits for no lock, MariaDB reads what is committed."""
     if url.startswith("sqlite"):
         arguments.setdefault("connect_args", {"timeout": 0.0})
+    if url.startswith("mariadb"):
+        arguments.setdefault("isolation_level", "READ COMMITTED")
     engine = sa.create_engine(url, **arguments)
     if engine.dialect.name == "sqlite":
 

@@ -107,8 +107,7 @@ class Executing:
             announce_late(self._core, unit)
             return None
         if ends and not unit.is_empty:
-            announce(self._core, None, unit)
-            unit.final = True
+            announce(self._core, None, unit)  # now: it is final when it returns, whatever ends the transaction
         return touched
 
     def _move(self, connection: Connection, unit: Unit, cursor: Any, effect: Effect) -> None:
@@ -181,7 +180,7 @@ def _is_by_unit_of_work(effect: Effect) -> bool:
 
 
 def _refuse_commit(unit: Unit, sql: str) -> None:
-    if not unit.is_empty and not unit.final:
+    if unit.phase is Phase.OPEN and not unit.is_empty:
         raise ConfigurationError(
             f"{sql.strip()[:60]!r}: MariaDB commits the transaction before it executes this, and cached models were "
             "written in it, which nobody has announced. Commit first."

@@ -7,8 +7,8 @@ PostgreSQL: the row's `xmax` comes with the row. Zero means that nobody ever loc
 ambiguous (an aborted update, a child row's key-share lock, a multixact), so it is not decoded: the row is read again
 under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
 the row is read again under BEGIN IMMEDIATE, on a connection that is opened for it, unless the store cannot lose a
-tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE NOWAIT, which fails where one is held; in a transaction
-of their own, since InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
+tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE, with SKIP LOCKED or NOWAIT; in a transaction of their own, since
+InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
 
 What is in doubt is not filled: that costs a miss, a wrong fill the promise.
 """
@@ -30,6 +30,8 @@ from sa_writethrough.rows import Selection, Shapes
 __all__ = ["Fence", "FencedRow", "in_savepoint", "under_write_lock"]
 
 T = TypeVar("T")
+
+_SKIPPING_MARIADB = (10, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,10 @@ class Fence:
         except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error):  # there is no way in, or no connection left
             return {}
 
+    @property
+    def _version(self) -> tuple[Any, ...]:
+        return self.connection.dialect.server_version_info or ()
+
     def _unheld(
         self, aside: Connection, identities: Sequence[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Selection] | None:
@@ -131,7 +137,9 @@ class Fence:
         own = self.connection.get_execution_options()
         options = {name: own[name] for name in ("schema_translate_map",) if name in own} | dict(self.execution_options)
         try:
-            locked = statement.with_for_update(read=True, nowait=True)
+            # Rows that are held are left out, quietly, where the server can do that and no outer join hides it.
+            skips = self.shapes.whole and self._version >= _SKIPPING_MARIADB
+            locked = statement.with_for_update(read=True, skip_locked=skips, nowait=not skips)
             raws = aside.execute(locked, parameters, execution_options=options).all()
         except DBAPIError:
             aside.rollback()

@@ -73,9 +73,6 @@ def publish(core: Core, unit: Unit) -> None:
 
 def retract(core: Core, unit: Unit) -> None:
     """Take the unit's tombstones back: the database acknowledged its ROLLBACK. Never raises."""
-    if unit.final:
-        publish(core, unit)  # what it could not roll back is published as absent
-        return
     core.cache.retract(unit.tokens)
     unit.clear()
 

@@ -94,8 +94,6 @@ class Unit:
         self.snapshot = False
         self.doubted = False
         """A statement failed, and the driver does not tell whether the transaction has."""
-        self.final = False
-        """What it touched was announced, and a statement that commits by itself has committed it."""
 
     def connection_alive(self) -> Any:
         """Return the connection, or None where there is none any more that could execute a statement."""

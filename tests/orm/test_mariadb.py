@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, make_transient_to_detached, sessionmaker
 
 import sa_writethrough as wt
 from sa_writethrough.engines import Engines
@@ -340,35 +340,37 @@ def test_a_driver_that_commits_each_statement_is_refused(world: World) -> None:
 # --- the fence --------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_a_writer_holds_is_not_filled(world: World, memcached: Any) -> None:
-    """Its tombstone is lost, and the reader sees the row before it: not even then."""
-    with world.sessions() as reader:
+@pytest.mark.parametrize("version", [(10, 5, 9), (10, 11, 0)])
+def test_a_row_whose_tombstone_was_lost_is_not_filled(world: World, memcached: Any, version: tuple[int, ...]) -> None:
+    """The writer is about to COMMIT; the reader sees the row before it, serves it, and fills nothing."""
+    world.engine.dialect.server_version_info = version
+    family: Any = world.cache._core.entities.family_of(Account.__mapper__)
+    (scope,) = family.scopes()
 
-        def before_commit() -> None:
-            memcached.flush()
+    def before_commit() -> None:
+        assert memcached.command(f"delete {family.key(scope, (1,))}") == b"DELETED\r\n"
+        with world.sessions() as reader:
             assert world.cache.get(reader, Account, 1).name == "old1"
-            reader.rollback()
-            world.cache.drain()
+        world.cache.drain()
+        assert not world.cache.contains(Account, 1)
 
-        with world.sessions() as writer, around_commit(world.engine, before_commit):
-            writer.get(Account, 1).name = "new"
+    with world.sessions() as writer:
+        writer.get(Account, 1).name = "new"
+        with around_commit(world.engine, before_commit):
             writer.commit()
-    assert world.entry(Account, 1) == ABSENT
     world.reads_true(Account, 1)
 
 
-def test_of_many_rows_those_that_nobody_holds_are_filled(world: World) -> None:
+@pytest.mark.parametrize("version", [(10, 5, 9), (10, 11, 0)])
+def test_of_many_rows_those_that_nobody_holds_are_filled(world: World, version: tuple[int, ...]) -> None:
     """One that is held does not keep the others out; and no lock is left behind."""
+    world.engine.dialect.server_version_info = version
     world.cache.evict_all(Account)
     with world.sessions() as writer:
         writer.get(Account, 2).name = "new"
         writer.flush()
         with world.sessions() as reader:
-            assert [found.name for found in world.cache.get_many(reader, Account, [1, 2, 3])] == [
-                "old1",
-                "old2",
-                "old3",
-            ]
+            assert [each.name for each in world.cache.get_many(reader, Account, [1, 2, 3])] == ["old1", "old2", "old3"]
         world.cache.drain()
         with world.sessions() as other:
             other.get(Account, 1).name = "free"
@@ -377,6 +379,35 @@ def test_of_many_rows_those_that_nobody_holds_are_filled(world: World) -> None:
     world.published(Account, 1, 3)
     world.agrees(Account, 2)
     world.reads_true(Account, 1, 2, 3)
+
+
+@pytest.mark.parametrize("table", ["person", "engineer"])
+def test_a_row_in_two_tables_of_which_one_is_held_is_not_filled(world: World, table: str) -> None:
+    """No outer join takes the held part for one that is not there."""
+    world.add(Engineer(id=1, name="ann", language="C"))
+    world.cache.evict_all(Person)
+    column = "name" if table == "person" else "language"
+    with world.observer.connect() as writer:
+        writer.execute(sa.text(f"UPDATE {table} SET {column} = 'new'"))
+        with world.sessions() as reader:
+            assert (world.cache.get(reader, Person, 1).name, reader.get(Engineer, 1).language) == ("ann", "C")
+        world.cache.drain()
+        assert not world.cache.contains(Person, 1)
+        writer.rollback()
+    world.reads_true(Person, 1)
+    world.published(Person, 1)
+
+
+def test_the_check_is_not_heard_as_an_error(world: World) -> None:
+    """The application's error listeners hear nothing of a row that is held."""
+    heard: list[Any] = []
+    world.cache.evict_all(Account)
+    sa.event.listen(world.engine, "handle_error", heard.append)
+    with world.observer.connect() as writer, world.sessions() as reader:
+        writer.execute(sa.update(TABLE).where(TABLE.c.id == 1).values(name="new"))
+        assert world.cache.get(reader, Account, 1).name == "old1"
+    sa.event.remove(world.engine, "handle_error", heard.append)
+    assert heard == []
 
 
 def test_a_reader_that_finds_no_connection_fills_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,6 +478,19 @@ def test_strings_that_the_collation_holds_equal_are_one_row(world: World) -> Non
     found_as_stored(world, Country, "de", "DE", "ete", "ÉTÉ", "été")
     commit(world, sa.update(Country).where(Country.code == "ETE").values(name="new"))
     found_as_stored(world, Country, "été", "ete")
+
+
+def test_an_instance_whose_key_is_written_otherwise(world: World) -> None:
+    """It was never loaded, so it has not the key that the row has; its row is the same one."""
+    world.add(Country(code="de", name="old"))
+    world.published(Country, "de")
+    with world.sessions() as session:
+        detached = Country(code="DE", name="old")
+        make_transient_to_detached(detached)
+        session.add(detached)
+        detached.name = "new"
+        session.commit()
+    found_as_stored(world, Country, "de", "DE")
 
 
 def test_uuids_as_text(world: World) -> None:

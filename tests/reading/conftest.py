@@ -17,7 +17,7 @@ from tests.servers import MariadbServer, PostgresServer
 
 BACKENDS = ("sqlite+memory", "postgresql+memcached", "mariadb+memcached")
 
-INNODBS_FENCE = "LOCK IN SHARE MODE NOWAIT"
+INNODBS_FENCE = ("LOCK IN SHARE MODE NOWAIT", "LOCK IN SHARE MODE SKIP LOCKED")
 """What a statement ends with that reads a row again on MariaDB; tests/orm/test_mariadb.py counts them."""
 MARIADB_DIFFERS = {
     "test_execution_options_reach_the_miss": "the row is read again with the same options",

@@ -7,8 +7,8 @@ PostgreSQL: the row's `xmax` comes with the row. Zero means that nobody ever loc
 ambiguous (an aborted update, a child row's key-share lock, a multixact), so it is not decoded: the row is read again
 under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
 the row is read again under BEGIN IMMEDIATE, on a connection that is opened for it, unless the store cannot lose a
-tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE, with SKIP LOCKED or NOWAIT; in a transaction of their own, since
-InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
+tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE, with SKIP LOCKED or NOWAIT; in a transaction of their
+own, since InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
 
 What is in doubt is not filled: that costs a miss, a wrong fill the promise.
 """

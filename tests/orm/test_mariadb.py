@@ -401,12 +401,16 @@ def test_a_row_in_two_tables_of_which_one_is_held_is_not_filled(world: World, ta
 def test_the_check_is_not_heard_as_an_error(world: World) -> None:
     """The application's error listeners hear nothing of a row that is held."""
     heard: list[Any] = []
+
+    def hear(context: Any) -> None:
+        heard.append(context)
+
     world.cache.evict_all(Account)
-    sa.event.listen(world.engine, "handle_error", heard.append)
+    sa.event.listen(world.engine, "handle_error", hear)
     with world.observer.connect() as writer, world.sessions() as reader:
         writer.execute(sa.update(TABLE).where(TABLE.c.id == 1).values(name="new"))
         assert world.cache.get(reader, Account, 1).name == "old1"
-    sa.event.remove(world.engine, "handle_error", heard.append)
+    sa.event.remove(world.engine, "handle_error", hear)
     assert heard == []
 
 

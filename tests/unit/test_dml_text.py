@@ -265,3 +265,72 @@ def test_the_option_wants_a_list(entities: Entities) -> None:
     """A string is not a list of names."""
     with pytest.raises(wt.ConfigurationError, match="give a list"):
         _effects(entities, "DO x", writethrough_tables="silent")
+
+
+@pytest.mark.parametrize(
+    ("sql", "tables"),
+    [
+        ("UPDATE `account` SET name = 'x'", {"account"}),
+        ("INSERT INTO account (id) SELECT id FROM silent ON DUPLICATE KEY UPDATE name = 'x'", {"account"}),
+        ("REPLACE INTO account SELECT * FROM plain", {"account"}),
+        ("UPDATE plain, account SET account.name = 'x'", {"account"}),
+        ("UPDATE plain JOIN account ON plain.id = account.id SET plain.name = 'x'", {"account"}),
+        ("DELETE account FROM plain JOIN account ON plain.id = account.id", {"account"}),
+        ("DELETE FROM account USING account JOIN silent ON silent.id = account.id", {"account"}),
+        ("SELECT '#fff', note FROM account", NOTHING),
+        ("SELECT 1 # update account", {"account"}),
+        ("# show\nDELETE FROM account", {"account"}),
+        ("/*! DELETE FROM account */", {"account"}),
+        ("/*M!100000 DELETE FROM account */", {"account"}),
+        ("SET STATEMENT max_statement_time = 1 FOR DELETE FROM account", {"account"}),
+        ("SET @x = 1", NOTHING),
+        ("LOAD DATA INFILE 'f' INTO TABLE account", {"account"}),
+        ("LOAD DATA INFILE 'f' INTO TABLE names", ALL),
+        ("RENAME TABLE account TO other", {"account"}),
+        ("OPTIMIZE TABLE account", NOTHING),
+        ("XA BEGIN 'x'", NOTHING),
+    ],
+)
+def test_what_mariadb_understands(entities: Entities, sql: str, tables: Any) -> None:
+    """Its comments, its verbs, several tables at once. A table too many costs misses, one too few the promise."""
+    effects = _effects(entities, sql, "mariadb")
+    found = {effect.family.base.local_table.name for effect in effects if effect.identities is None}
+    everything = {family.base.local_table.name for family in entities.families}
+    assert found >= (everything if tables is ALL else tables)
+    assert tables is ALL or found < everything
+    assert tables is not NOTHING or found == NOTHING
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["USE other", "XA COMMIT 'x'", "XA END 'x'", "COMMIT", "/*! COMMIT */", "CALL f()", "# x\nCALL f()", "EXECUTE s"],
+)
+def test_what_mariadb_does_that_nobody_can_know(entities: Entities, sql: str) -> None:
+    """It is refused."""
+    with pytest.raises(wt.ConfigurationError):
+        _effects(entities, sql, "mariadb")
+
+
+@pytest.mark.parametrize(
+    ("sql", "commits"),
+    [
+        ("CREATE TABLE x (id INT)", True),
+        ("/* x */ drop table x", True),
+        ("TRUNCATE x", True),
+        ("ALTER TABLE x ADD y INT", True),
+        ("LOCK TABLES x READ", True),
+        ("BEGIN", True),
+        ("START TRANSACTION", True),
+        ("SET autocommit = 1", True),
+        ("SET @x = 1", False),
+        ("CREATE TEMPORARY TABLE x (id INT)", False),
+        ("CREATE OR REPLACE TEMPORARY TABLE x (id INT)", False),
+        ("DROP TEMPORARY TABLE x", False),
+        ("INSERT INTO x VALUES ('create table')", False),
+        ("UPDATE x SET y = 1", False),
+        ("SAVEPOINT x", False),
+    ],
+)
+def test_what_commits_by_itself(sql: str, commits: bool) -> None:
+    """DDL, but for temporary tables, and what begins another transaction."""
+    assert sqltext.commits_by_itself(sql) is commits

@@ -193,3 +193,28 @@ def test_a_key_that_would_be_too_long_is_a_digest() -> None:
     assert one != two
     assert one.startswith("wt1:#")
     assert len(one) <= keys.MAX_KEY_BYTES
+
+
+ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
+
+
+@given(ASCII, st.integers(0, 3))
+def test_what_mariadb_may_hold_equal_has_one_key(value: str, blanks: int) -> None:
+    """Case, trailing blanks, and letters that some languages do not tell apart."""
+    part = keys.folded_part(value)
+    assert part is not None
+    assert part == keys.folded_part(value.upper() + " " * blanks) == keys.folded_part(value.lower())
+    assert part == keys.folded_part(value.replace("y", "i").replace("J", "I").replace("w", "v").replace("U", "V"))
+
+
+@given(ASCII, ASCII)
+def test_strings_that_differ_in_more_have_two_keys(one: str, other: str) -> None:
+    """No row is kept out by another one's entry without need."""
+    bare = [value.rstrip().lower().translate(str.maketrans("jyvw", "iiuu")) for value in (one, other)]
+    assert (keys.folded_part(one) == keys.folded_part(other)) is (bare[0] == bare[1])
+
+
+@pytest.mark.parametrize("value", ["é", "ß", "a\tb", "a\x00", "\N{SOFT HYPHEN}", "\ud800"])
+def test_what_only_the_collation_knows_has_no_key(value: str) -> None:
+    """Characters that some collations ignore, or hold equal to others."""
+    assert keys.folded_part(value) is None

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sqlalchemy import type_coerce, types
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects.mysql import mariadb
 from sqlalchemy.dialects.postgresql import ranges
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import ColumnElement
@@ -283,6 +284,13 @@ FORMS: Sequence[tuple[type, Form | Callable[[Any, Dialect], Form]]] = (
     (postgresql.TSVECTOR, wire.TEXT),
     (postgresql.TSQUERY, wire.TEXT),
     (postgresql.DOMAIN, _domain),
+    (mysql.BIT, wire.INT),
+    (mysql.YEAR, wire.INT),
+    (mysql.TINYBLOB, wire.BYTES),
+    (mysql.MEDIUMBLOB, wire.BYTES),
+    (mysql.LONGBLOB, wire.BYTES),
+    (mariadb.INET4, wire.TEXT),
+    (mariadb.INET6, wire.TEXT),
     (ranges.AbstractSingleRange, _range),
     (ranges.AbstractMultiRange, _multirange),
 )

@@ -13,12 +13,16 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm, types
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.pool import NullPool
 
 from sa_writethrough.codec import RowCodec, fingerprint_of
 from sa_writethrough.sqltypes import CachedColumn, column_of
-from tests.integration.types_table import CASES, POSTGRESQL, SQLITE, Case
+from tests.integration.mariadb_types import MARIADB, MARIADB_CASES
+from tests.integration.types_table import CASES as COMMON_CASES
+from tests.integration.types_table import POSTGRESQL, SQLITE, Case
+
+CASES = [*COMMON_CASES, *MARIADB_CASES]
 
 # What need not be cached, or cannot be, and why.
 REFUSED = {
@@ -32,6 +36,7 @@ REFUSED = {
     "UserDefinedType": "nothing is known of its values",
     "Variant": "SQLAlchemy 2 has it in name only",
     "_Binary": "the base of the binary types",
+    "mysql.SET": "a set has no order, and what is sent may be text, a set or a number",
     "sqlite.JSONB": "its column_expression makes SELECT return something else than the column's value",
 }
 
@@ -143,7 +148,13 @@ def test_a_cached_value_is_what_the_orm_loads_from_sqlite(case: Case, sqlite_url
     check_all(case, sqlite_url)
 
 
-@pytest.mark.parametrize("module", [types, postgresql, sqlite], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("case", on(MARIADB))
+def test_a_cached_value_is_what_the_orm_loads_from_mariadb(case: Case, mariadb_url: str) -> None:
+    """Through the cache an attribute gets the value that MariaDB returns, whatever it made of what was sent."""
+    check_all(case, mariadb_url)
+
+
+@pytest.mark.parametrize("module", [types, postgresql, sqlite, mysql], ids=lambda module: module.__name__)
 def test_every_type_of_sqlalchemy_is_tested_or_refused(module: Any) -> None:
     """A type that SQLAlchemy adds fails here until it is in the table or has a reason not to be."""
     tested = {type(case.type_) for case in CASES}

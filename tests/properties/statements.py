@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session
 
 import sa_writethrough as wt
@@ -117,16 +117,21 @@ def insert(session: Session, via: str, model: str, number: int, name: str) -> No
         literals = [sa.literal(value, table.c[column].type).label(column) for column, value in values.items()]
         session.execute(sa.insert(table).from_select(list(values), sa.select(*literals)))
     elif via in {"upsert", "ignore"}:
-        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).values(values)
-        keys = list(table.primary_key)
-        if via == "upsert":
-            statement = statement.on_conflict_do_update(index_elements=keys, set_={"name": name})
-        else:
-            statement = statement.on_conflict_do_nothing(index_elements=keys)
-        session.execute(statement)
+        session.execute(_upsert(session.get_bind().dialect.name, table, values, nothing=via == "ignore"))
     else:
         session.execute(sa.insert(table).values(values))
+
+
+def _upsert(dialect: str, table: sa.Table, values: dict[str, Any], *, nothing: bool) -> Any:
+    """Return an INSERT that changes the name of the row that is there, or does nothing."""
+    if dialect == "mariadb":
+        statement = mysql.insert(table).values(values)
+        return statement.prefix_with("IGNORE") if nothing else statement.on_duplicate_key_update(name=values["name"])
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(table).values(values)
+    keys = list(table.primary_key)
+    if nothing:
+        return insert.on_conflict_do_nothing(index_elements=keys)
+    return insert.on_conflict_do_update(index_elements=keys, set_={"name": values["name"]})
 
 
 def _defaults(table: sa.Table) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def place(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManage
         ("postgres", "memcached", 15),
         ("postgres", "memory", 5),
         ("sqlite", "memcached", 10),
+        ("mariadb", "memcached", 10),
+        ("mariadb", "memory", 5),
     ],
 )
 def test_whatever_sessions_do_the_cache_agrees_with_the_database(
@@ -97,7 +99,10 @@ def test_whatever_sessions_do_the_cache_agrees_with_the_database(
         run_state_machine_as_test(lambda: Transactions(here), settings=_settings(sequences))
 
 
-@pytest.mark.parametrize(("database", "store", "sequences"), [("sqlite", "memory", 20), ("postgres", "memcached", 10)])
+@pytest.mark.parametrize(
+    ("database", "store", "sequences"),
+    [("sqlite", "memory", 20), ("postgres", "memcached", 10), ("mariadb", "memcached", 10)],
+)
 def test_whatever_the_store_loses_the_cache_agrees_with_the_database(
     place: Callable[..., AbstractContextManager[Place]], database: str, store: str, sequences: int
 ) -> None:

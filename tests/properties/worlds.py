@@ -219,6 +219,9 @@ _SELECTED = {root: _Selected(KINDS[root]) for root in ROOTS}
 def _open_engine(url: str, journal: str) -> Engine:
     if url.startswith("postgresql"):
         return sa.create_engine(url, connect_args={"options": f"-c lock_timeout={LOCK_TIMEOUT_MS}ms"})
+    if url.startswith("mariadb"):
+        no_wait = {"init_command": "SET SESSION innodb_lock_wait_timeout = 0, lock_wait_timeout = 5"}
+        return sa.create_engine(url, isolation_level="READ COMMITTED", connect_args=no_wait)
     engine = sa.create_engine(url, connect_args={"timeout": 0.0})
 
     @event.listens_for(engine, "connect")

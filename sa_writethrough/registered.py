@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, Result
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper, ORMExecuteState, Query, Session, scoped_session
+from sqlalchemy.schema import Table
 from sqlalchemy.sql import Select
 
 from sa_writethrough import _relationships, _sqla
@@ -19,6 +20,7 @@ from sa_writethrough.codec import NO_ROW
 from sa_writethrough.coherence import Hit, Intent
 from sa_writethrough.collecting import Collecting
 from sa_writethrough.core import Core
+from sa_writethrough.effects import named
 from sa_writethrough.entities import Entities, Family, mapper_of
 from sa_writethrough.events import Event
 from sa_writethrough.exceptions import ConfigurationError
@@ -166,16 +168,33 @@ class WriteThroughCache:
         # Whom the row joined, and whether it is an owner whose key was taken by another, nobody knows here.
         self._core.cache.evict([key for key in keys if key is not None], self._collection_epochs(family, bind))
 
-    def evict_all(self, entity: Any = None) -> None:
-        """Drop every entry of one model with its table hierarchy, or of all models, at the same cost for any number.
+    def evict_all(self, *entities: Any, bind: Engine | Connection | None = None) -> None:
+        """Drop every entry of these models with their table hierarchies, or of all, at the same cost for any number.
 
-        Call it after writing in ways that this registration cannot see (another program, a restored backup).
-        Raises `CacheUnavailableError` if a node does not answer.
+        Call it after a COMMIT that this registration did not see (a migration, another program, a restored backup).
+        A `Table`, or a table's name, stands for the models that have rows in it, and for those whose rows foreign keys
+        with ON DELETE or ON UPDATE change with it. *bind* says which database and `schema_translate_map` is meant;
+        without it every one is that this registration has seen.
+        Raises `CacheUnavailableError` if a node does not answer, `ConfigurationError` for a table that is not known.
         """
-        families = self._core.entities.families if entity is None else [self._require(entity)[0]]
-        epochs = [scope.epoch for family in families for scope in self._scopes(family, None)]
-        epochs += [epoch for family in families for epoch in self._collection_epochs(family, None)]
+        found = self._core.entities.families if not entities else [f for e in entities for f in self._stored_in(e)]
+        families = list(dict.fromkeys(found))
+        epochs = [scope.epoch for family in families for scope in self._scopes(family, bind)]
+        epochs += [epoch for family in families for epoch in self._collection_epochs(family, bind)]
         self._core.cache.evict([], list(dict.fromkeys(epochs)))
+
+    def _stored_in(self, entity: Any) -> list[Family]:
+        """Return the family of a model, or every family that a table has to do with."""
+        if not isinstance(entity, str | Table):
+            return [self._require(entity)[0]]
+        name = entity if isinstance(entity, str) else entity.name
+        tables = self._core.entities.tables_named_in([name, name.rpartition(".")[2]])  # in whatever schema
+        if not tables:
+            raise ConfigurationError(
+                f"evict_all({name!r}): that is not a mapped class, and no table that the cached models' metadata has. "
+                "See that the models are imported; a table that no model has needs no eviction."
+            )
+        return [written.family for written in named(self._core.entities, tables)]
 
     def _collection_epochs(self, family: Family, bind: Engine | Connection | None) -> list[str]:
         collections = self._core.collections

@@ -74,9 +74,9 @@ class AsyncWriteThroughCache:
         """Drop one row's entry now, acknowledged. See `WriteThroughCache.evict`."""
         await greenlet_spawn(self.sync_cache.evict, entity, ident, sync_bind(bind))
 
-    async def evict_all(self, entity: Any = None) -> None:
-        """Drop every entry of one model with its table hierarchy, or of all. See `WriteThroughCache.evict_all`."""
-        await greenlet_spawn(self.sync_cache.evict_all, entity)
+    async def evict_all(self, *entities: Any, bind: AnyBind | None = None) -> None:
+        """Drop every entry of these models, or of all. See `WriteThroughCache.evict_all`."""
+        await greenlet_spawn(partial(self.sync_cache.evict_all, *entities, bind=sync_bind(bind)))
 
     # --- operating ---
 

@@ -34,6 +34,8 @@ _REPLACE_INTO = re.compile(r"\breplace(?:\s|/\*.*?\*/|--[^\n]*\n)+into\b", re.IG
 """SQLite's verb, which may follow WITH; a mere `replace(` is a function."""
 _QUERIES = frozenset({"select", "with", "values", "table", "explain", "declare"})
 _CTE_VERBS = frozenset({"insert", "update", "delete", "merge"})
+_INDEXES = re.compile(r"\s*(?:create\s+(?:unique\s+)?index|(?:drop|alter)\s+index)\b", re.IGNORECASE)
+"""They change no row, and some must be executed in AUTOCOMMIT."""
 _WRITES = frozenset({"insert", "update", "delete", "merge", "replace", "truncate", "copy"})
 _REPLACES = (_WRITES - {"insert", "copy"}) | {"conflict", "duplicate", "load"}
 _STRUCTURE = frozenset({"alter", "drop", "create", "refresh", "rename", "import"})
@@ -80,6 +82,8 @@ def text_writes(entities: Entities, sql: str, dialect: str) -> Iterator[Written 
         # Inside a literal it is neither; so what may do anything counts wherever it stands.
         firsts = _first_words(_MARIADBS_OWN.sub(" ", sql)) + [word for word in words if word in {"call", "execute"}]
         dialect = ""
+    elif len(firsts) == 1 and _INDEXES.match(sql):
+        return
     for first in firsts:
         yield from _one_of_text(entities, sql, first, words, dialect if dialect and len(firsts) == 1 else None)
 

@@ -73,6 +73,10 @@ def _effects(entities: Entities, sql: str, dialect: str = "postgresql", **option
         ("DROP TABLE silent", {"silent"}),
         ("CREATE TABLE unknown (id int)", NOTHING),
         ("CREATE INDEX i ON plain (id)", NOTHING),
+        ("CREATE UNIQUE INDEX CONCURRENTLY i ON silent (id)", NOTHING),
+        ("DROP INDEX silent", NOTHING),
+        ("CREATE INDEX i ON silent (id); DELETE FROM silent", {"silent"}),
+        ("/* x */ CREATE INDEX i ON silent (id)", {"silent"}),
         ("PRAGMA foreign_keys = ON", NOTHING),
         ("SET LOCAL statement_timeout = 0", NOTHING),
         ("SELECT 1; DELETE FROM silent", {"silent"}),
@@ -239,10 +243,10 @@ def test_what_is_not_understood_is_refused(entities: Entities, sql: str) -> None
 def test_what_is_not_understood_evicts_if_every_policy_says_so(sql: str) -> None:
     """One model that says nothing of the kind is enough for a refusal."""
     for refusing in False, True:
-        found = Entities(None, wt.CachePolicy(on_unknown_sql="evict"))  # type: ignore[arg-type]
+        policy = wt.CachePolicy(on_unknown_sql="evict")  # type: ignore[arg-type]
+        found = Entities(None, policy)
         for mapper in Base.registry.mappers:
             found.add(mapper)
-        policy = found.families[0].policy
         if refusing:
             found.families[0].policy = wt.CachePolicy()
             with pytest.raises(wt.ConfigurationError, match="OnUnknownSQL"):

@@ -114,14 +114,15 @@ class Ending:
         """Announce, prepare. From here on the rows are in the database's hands."""
         unit = self._core.unit_of(connection)
         self._announce_twophase(connection, unit)
-        announced = unit is not None and unit.phase is Phase.ANNOUNCED
-        if unit is not None:
-            unit.phase = Phase.ENDING
+        if unit is None:
+            do(connection, xid)
+            return
+        after = Phase.PREPARED if unit.phase is Phase.ANNOUNCED else unit.phase
+        unit.phase = Phase.ENDING  # MariaDB's and asyncpg's dialects use SQL for it
         try:
             do(connection, xid)
         finally:
-            if unit is not None:
-                unit.phase = Phase.PREPARED if announced else Phase.OPEN
+            unit.phase = after
 
     def do_commit_twophase(self, do: Do, connection: Connection, xid: Any, *rest: Any, **recover: Any) -> None:
         """Announce what was not prepared, commit, publish."""

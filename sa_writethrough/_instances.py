@@ -10,12 +10,13 @@ from textwrap import indent
 from typing import Any, NamedTuple
 from weakref import ref
 
-from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, Session
 from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqlalchemy.orm.base import DEFAULT_STATE_ATTR
 from sqlalchemy.orm.instrumentation import ClassManager
+from sqlalchemy.sql.elements import Null
 
-__all__ = ["Materializer", "materializer"]
+__all__ = ["Materializer", "has_default", "is_loaded_at_once", "is_query_expression", "materializer"]
 
 
 class Materializer(NamedTuple):
@@ -106,6 +107,25 @@ def many(keys, rows, session):
         append(instance)
     return instances
 """
+
+
+def is_loaded_at_once(attribute: ColumnProperty[Any]) -> bool:
+    """Tell whether an ordinary load has the attribute: it is not deferred, and no mere `query_expression()`."""
+    return not attribute.deferred and not (is_query_expression(attribute) and not has_default(attribute))
+
+
+def is_query_expression(attribute: ColumnProperty[Any]) -> bool:
+    """Tell whether an attribute is a `query_expression()`: what it is loaded with comes with the statement alone."""
+    return attribute.strategy_key == _QUERY_EXPRESSION
+
+
+def has_default(attribute: ColumnProperty[Any]) -> bool:
+    """Tell whether a `query_expression()` has an expression of its own, which each ordinary load evaluates."""
+    column: Any = attribute.columns[0]
+    return not isinstance(getattr(column, "element", column), Null)
+
+
+_QUERY_EXPRESSION = (("query_expression", True),)
 
 
 def _is_made_as_usual(mapper: Mapper[Any]) -> bool:

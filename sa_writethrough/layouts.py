@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import instance_dict, instance_state
 
 from sa_writethrough import _sqla
-from sa_writethrough._instances import Materializer, materializer
+from sa_writethrough._instances import Materializer, has_default, is_loaded_at_once, is_query_expression, materializer
 from sa_writethrough.codec import RowCodec, fingerprint_of
 from sa_writethrough.entities import column_attributes
 from sa_writethrough.exceptions import ConfigurationError
@@ -46,6 +46,7 @@ class Layout:
         self.identity_class = _sqla.identity_class(mapper)
         properties = column_attributes(mapper)
         _require_known_names(mapper, policy.exclude)
+        _refuse_query_expressions(mapper)
         keys = {mapper.get_property_by_column(c).key for c in mapper.primary_key}
         cached = [p for p in properties if p.key in keys or p.key not in policy.exclude]
         self.columns: tuple[CachedColumn, ...] = tuple(column_of(p.columns[0], dialect) for p in cached)
@@ -127,7 +128,7 @@ class Layout:
 
     def _missing(self) -> frozenset[str]:
         """Return what an ordinary load has and a row has not; it is loaded when it is asked for."""
-        loaded = {p.key for p in self.mapper.column_attrs if not p.deferred}
+        loaded = {p.key for p in self.mapper.column_attrs if is_loaded_at_once(p)}
         return frozenset(loaded - set(self.names))
 
 
@@ -163,6 +164,15 @@ def _require_known_names(mapper: Mapper[Any], exclude: frozenset[str]) -> None:
             f"CachePolicy(exclude={sorted(exclude)}): {mapper.class_.__name__} has no such attribute. "
             f"It has {', '.join(sorted(mapper.column_attrs.keys()))}."
         )
+
+
+def _refuse_query_expressions(mapper: Mapper[Any]) -> None:
+    for attribute in mapper.column_attrs:
+        if is_query_expression(attribute) and has_default(attribute):
+            raise ConfigurationError(
+                f"{mapper.class_.__name__}.{attribute.key} is a query_expression() with a default, which comes with "
+                "the row or never: no entry has it. Make it a column_property(), or leave the default out."
+            )
 
 
 def _materializer(layout: Layout, missing: frozenset[str]) -> Callable[[Session, Sequence[tuple[Any, Row]]], list[Any]]:

@@ -143,6 +143,17 @@ def column_property(base: Any) -> Case:
     return Case(Computed, lambda: [Computed(id=1, name="aB")], missing=frozenset({"shout"}))
 
 
+def query_expressions(base: Any) -> Case:
+    class Expressive(base):
+        __tablename__ = "expressive"
+        __writethrough__ = True
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        name: orm.Mapped[str]
+        asked: orm.Mapped[int | None] = orm.query_expression()
+
+    return Case(Expressive, lambda: [Expressive(id=1, name="a")])
+
+
 def excluded_column(base: Any) -> Case:
     class Excluded(base):
         __tablename__ = "excluded"
@@ -417,6 +428,7 @@ MAPPINGS = [
     deferred_columns,
     raising_deferred_column,
     column_property,
+    query_expressions,
     excluded_column,
     composites,
     mutables,
@@ -764,3 +776,16 @@ def test_plain_json_is_not_shared_between_sessions(base: Any, sqlite_world_of: A
     with world.session() as one, world.session() as two:
         world.cache.get(one, case.entity, 1).extra["a"].append("poison")
         assert world.cache.get(two, case.entity, 1).extra == {"a": [1, {"b": None}]}
+
+
+def test_a_query_expression_with_a_default_is_refused(base: Any, sqlite_world_of: Any) -> None:
+    """Once a row is loaded, SQLAlchemy cannot load it any more; what to do instead is said."""
+
+    class Expressive(base):
+        __tablename__ = "expressive"
+        __writethrough__ = True
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        given: orm.Mapped[int | None] = orm.query_expression(sa.literal(5))
+
+    with pytest.raises(wt.ConfigurationError, match="column_property"):
+        sqlite_world_of(base)

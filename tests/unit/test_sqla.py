@@ -713,3 +713,37 @@ def test_is_joined(engine: sa.Engine) -> None:
     with engine.connect() as outer, orm.Session(outer) as joined:
         joined.connection()
         assert _sqla.is_joined(joined, outer)
+
+
+def test_query_expressions() -> None:
+    """`_instances.is_query_expression`, `_instances.has_default` and `_instances.is_loaded_at_once` know what is loaded."""
+    base = orm.declarative_base()
+
+    class Expressive(base):
+        __tablename__ = "expressive"
+        id = sa.Column(sa.Integer, primary_key=True)
+        late = orm.deferred(sa.Column(sa.Integer))
+        asked = orm.query_expression()
+        given = orm.query_expression(sa.literal(5))
+        made = orm.column_property(sa.literal(5))
+
+    found = {
+        attribute.key: (
+            _instances.is_query_expression(attribute),
+            _instances.is_query_expression(attribute) and _instances.has_default(attribute),
+            _instances.is_loaded_at_once(attribute),
+        )
+        for attribute in sa.inspect(Expressive).column_attrs
+    }
+    engine = sa.create_engine("sqlite://")
+    base.metadata.create_all(engine)
+    with orm.Session(engine) as session:
+        session.add(Expressive(id=1))
+        session.commit()
+        session.expunge_all()
+        loaded = session.get(Expressive, 1).__dict__
+    assert {name for name, (_, _, at_once) in found.items() if at_once} == set(loaded) - {"_sa_instance_state"}
+    assert {name for name, (asked, _, _) in found.items() if asked} == {"asked", "given"}
+    assert {name for name, (_, default, _) in found.items() if default} == {"given"}
+    engine.dispose()
+    base.registry.dispose()

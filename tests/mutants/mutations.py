@@ -360,8 +360,8 @@ def publish_the_instance() -> Iterator[None]:
 def fingerprint_in_key() -> Iterator[None]:
     original = Family.scope
 
-    def scope(self: Any, database: str, schema_map: Any) -> Scope:
-        found = original(self, database, schema_map)
+    def scope(self: Any, database: str, schema_map: Any, **of_the_database: Any) -> Scope:
+        found = original(self, database, schema_map, **of_the_database)
         prefix = found.prefix + self.base.class_.__name__
         return Scope(prefix + ":", prefix + ":@epoch")
 

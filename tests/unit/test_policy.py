@@ -11,7 +11,9 @@ from sa_writethrough.exceptions import ConfigurationError
 from sa_writethrough.policy import (
     CacheMode,
     CachePolicy,
+    OnMiss,
     OnOutage,
+    OnUnknownSQL,
     OnWrite,
     ReadBack,
     Reads,
@@ -24,6 +26,8 @@ CHOICES = {
     "snapshot_reads": SnapshotReads,
     "read_back": ReadBack,
     "on_outage": OnOutage,
+    "on_miss": OnMiss,
+    "on_unknown_sql": OnUnknownSQL,
 }
 
 
@@ -130,3 +134,32 @@ def test_a_namespace_that_is_no_text_is_refused(wrong: Any) -> None:
 def test_the_modes_are_hibernates() -> None:
     """The members of CacheMode have the field's names."""
     assert [mode.name for mode in CacheMode] == ["NORMAL", "GET", "PUT", "REFRESH", "IGNORE"]
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.1, "half", None])
+def test_jitter_is_a_share(jitter: Any) -> None:
+    """Of the ttl, from none to all of it."""
+    with pytest.raises(ConfigurationError, match="from 0 to 1"):
+        CachePolicy(ttl=5, ttl_jitter=jitter)
+
+
+def test_lifetimes_are_spread() -> None:
+    """Without jitter all live for the ttl; with it, for no less than the share that is left, and not all as long."""
+    assert CachePolicy().lifetime() is None
+    assert CachePolicy(ttl_jitter=0.5).lifetime() is None
+    assert CachePolicy(ttl=10).lifetime() == 10
+    found = {CachePolicy(ttl=10, ttl_jitter=0.5).lifetime() for _ in range(100)}
+    assert len(found) > 50
+    assert all(5 <= seconds <= 10 for seconds in found if seconds is not None)
+
+
+@pytest.mark.parametrize("keys", ["email", 5, ["email"], [()], [("email", 1)], [["email"], "name"]])
+def test_unique_keys_are_a_list_of_tuples(keys: Any) -> None:
+    """Names alone may be meant as one key or as many."""
+    with pytest.raises(ConfigurationError, match="list of tuples"):
+        CachePolicy(unique_keys=keys)
+
+
+def test_unique_keys_of_any_form_are_one_value() -> None:
+    """Lists and tuples are the same."""
+    assert CachePolicy(unique_keys=[["a"], ("b", "c")]) == CachePolicy(unique_keys=(("a",), ("b", "c")))

@@ -385,6 +385,6 @@ class Transactions(Sessions):
     @step(model=st.sampled_from((*ROOTS, None)))
     def evict_all(self, model: str | None) -> None:
         try:
-            self.world.cache.evict_all(None if model is None else KINDS[model].cls)
+            self.world.cache.evict_all(*([] if model is None else [KINDS[model].cls]))
         except wt.WriteThroughError as error:
             self._may_be(error)

@@ -163,3 +163,16 @@ def test_unique_keys_are_a_list_of_tuples(keys: Any) -> None:
 def test_unique_keys_of_any_form_are_one_value() -> None:
     """Lists and tuples are the same."""
     assert CachePolicy(unique_keys=[["a"], ("b", "c")]) == CachePolicy(unique_keys=(("a",), ("b", "c")))
+
+
+@pytest.mark.parametrize("secret", ["text" * 9, b"too short"])
+def test_a_secret_is_long_and_of_bytes(secret: Any) -> None:
+    """What to give is said, and the secret is not repeated."""
+    with pytest.raises(ConfigurationError, match="16 random bytes") as refused:
+        CachePolicy(secret=secret)
+    assert str(secret) not in str(refused.value)
+
+
+def test_a_secret_of_sixteen_bytes_is_taken() -> None:
+    """The shortest one."""
+    assert CachePolicy(secret=b"x" * 16).secret == b"x" * 16

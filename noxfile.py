@@ -42,7 +42,7 @@ MEASURED = ["tests/unit", "tests/stores", "tests/asynchronous", "tests/reading/t
 UNMEASURED = ["tests/integration", "tests/ops", "tests/orm", "tests/reading", "--ignore=tests/reading/test_herd.py"]
 
 # They prove the protocol with tables of their own, each in a process of its own, where SQLAlchemy is the newest.
-PROOFS = ["exploration", "mutants", "properties", "chaos"]
+PROOFS = ["exploration", "mutants", "properties", "memberships", "chaos"]
 
 # Without the verified fill, and with COMMITs longer than a tombstone lives: the rig must see what comes of it.
 BROKEN = [

@@ -1,6 +1,6 @@
 """Collections by reference, by property: two sessions add, move, sort, renumber and delete; readers compare.
 
-HYPOTHESIS_PROFILE=thorough pytest tests/properties/test_collections.py
+HYPOTHESIS_PROFILE=thorough pytest tests/memberships
 """
 
 from __future__ import annotations

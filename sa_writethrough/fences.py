@@ -8,7 +8,8 @@ ambiguous (an aborted update, a child row's key-share lock, a multixact), so it 
 under a share lock, inside a savepoint that is rolled back, which frees the lock. SQLite: there is one write lock, so
 the row is read again under BEGIN IMMEDIATE, on a connection that is opened for it, unless the store cannot lose a
 tombstone. MariaDB: the rows are read again LOCK IN SHARE MODE, with SKIP LOCKED or NOWAIT; in a transaction of their
-own, since InnoDB keeps locks when a savepoint is rolled back; with that store, not at all.
+own, since InnoDB keeps locks when a savepoint is rolled back. A server is asked whatever the store is: a COMMIT whose
+outcome nobody learnt may come there when its tombstones have expired.
 
 What is in doubt is not filled: that costs a miss, a wrong fill the promise.
 """
@@ -62,7 +63,7 @@ class Fence:
         """Return the rows that exist, by primary key. Only those that *leased* approves are worth verifying."""
         statement, parameters = self.shapes.by_identities(identities)
         raws = self.connection.execute(statement, parameters, execution_options=self.execution_options).all()
-        if self.facts.dialect_name == "mariadb" and not self.lossless:
+        if self.facts.dialect_name == "mariadb":
             return self._read_again(raws, leased)
         rows = {}
         for raw in raws:
@@ -73,8 +74,6 @@ class Fence:
         return rows
 
     def _verified(self, identity: tuple[Any, ...], selection: Selection) -> Selection | None:
-        if self.facts.dialect_name == "mariadb":
-            return selection
         if self.facts.dialect_name == "sqlite":
             return selection if self.lossless else self._under_write_lock(identity)
         return selection if selection.unlocked else self._under_share_lock(identity, selection)

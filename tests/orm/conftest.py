@@ -110,8 +110,8 @@ def mariadb_world(_mariadb_schema: str, mariadb: MariadbServer, memcached: Any) 
     world.close()
     engine = sa.create_engine(_mariadb_schema, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for xid in connection.exec_driver_sql("XA RECOVER").all():
-            connection.exec_driver_sql(f"XA ROLLBACK '{xid[3]}'")
+        for *_, xid in connection.exec_driver_sql("XA RECOVER").all():
+            connection.exec_driver_sql(f"XA ROLLBACK '{xid.decode()}'")
         connection.exec_driver_sql("SET foreign_key_checks = 0")
         connection.exec_driver_sql("SET SESSION lock_wait_timeout = 2")  # a test that failed may have left a lock
         for table in Base.metadata.tables.values():

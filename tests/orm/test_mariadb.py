@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session, make_transient_to_detached, sessionmaker
 import sa_writethrough as wt
 from sa_writethrough.engines import Engines
 from sa_writethrough.exceptions import ConfigurationError
+from sa_writethrough.stores.memory import MemoryStore
+from sa_writethrough.stores.urls import open_store
 from tests.orm.models import Account, Country, Engineer, Manager, Order, Pair, Person, Plain, Ticket
 from tests.orm.worlds import ABSENT, StatementCounter, World, around_commit, open_world
 
@@ -573,15 +575,34 @@ def test_collections_and_absence_are_refused(world: World, memcached: Any) -> No
             wt.register(sessions, memcached.url, models=[Order], policy=policy)
 
 
-def test_the_embedded_store_needs_no_lock(world: World) -> None:
-    """It loses no tombstone: a miss costs one SELECT."""
-    own = open_world(str(world.engine.url), wt.stores.memory.MemoryStore())
+@pytest.mark.parametrize("store", ["memory", "memcached"])
+def test_a_commit_that_comes_after_its_tombstone(world: World, memcached: Any, store: str) -> None:
+    """The connection is lost when the rows are prepared; the tombstones expire; who reads the old row fills nothing."""
+    now = [0.0]
+    stores = {"memory": lambda: MemoryStore(clock=lambda: now[0]), "memcached": lambda: open_store(memcached.url)}
+    own = open_world(world.engine.url.render_as_string(), stores[store]())
+    family: Any = own.cache._core.entities.family_of(Account.__mapper__)
     try:
-        own.cache.evict_all(Account)
-        before = len(own.sql.statements)
-        with own.sessions() as session:
-            own.cache.get(session, Account, 1)
-        assert len(own.sql.statements) - before == 1
-        own.published(Account, 1)
+        own.warm(Account, 1)
+        with own.sessions(twophase=True) as session:
+            session.get(Account, 1).name = "new"
+            lost = session.connection().exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+            session.prepare()
+            own.outside(f"KILL {lost}")
+            with pytest.raises(DBAPIError):
+                session.rollback()
+        own.cache.drain()
+        now[0] += 100
+        (scope,) = family.scopes()
+        memcached.command(f"delete {family.key(scope, (1,))}")
+        with own.sessions() as reader:
+            assert own.cache.get(reader, Account, 1).name == "old1"
+        own.cache.drain()
+        with own.observer.connect().execution_options(isolation_level="AUTOCOMMIT") as outside:
+            ((*_, xid),) = outside.exec_driver_sql("XA RECOVER").all()
+            outside.exec_driver_sql(f"XA COMMIT '{xid.decode()}'")
+        assert own.select(Account, 1)["name"] == "new"
+        own.agrees(Account, 1)
+        own.reads_true(Account, 1)
     finally:
         own.close()

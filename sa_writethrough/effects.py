@@ -35,9 +35,13 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """The statement moved savepoints, or the isolation level, behind SQLAlchemy's back."""
+    """The statement moved savepoints, or the isolation level, behind SQLAlchemy's back.
+
+    lasting: the level is that of the connection's later transactions, too.
+    """
 
     isolation: bool
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

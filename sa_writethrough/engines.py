@@ -34,7 +34,9 @@ __all__ = [
 REPLICA_OPTION = "writethrough_replica"
 """Execution option of an engine or a connection: what it reads may lag behind the primary, and is not filled."""
 
-_STATEMENT_LEVELS = frozenset({"READ COMMITTED", "READ UNCOMMITTED", "AUTOCOMMIT"})
+_CURRENT_LEVELS = frozenset({"READ COMMITTED", "AUTOCOMMIT"})
+_NO_DIRTY_READS = frozenset({"postgresql", "sqlite"})
+"""Where READ UNCOMMITTED is READ COMMITTED, or an agreement between connections that share a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class EngineFacts:
     database: tells databases apart that share a cache. It comes from the server itself, so that two ways to the same
         database (a pooler, another host name, a `file:` URI) give the same.
     replica: the server says that it follows a primary; nothing is filled from it.
-    snapshots: a transaction's reads all see one moment although the session asked for no isolation level.
+    snapshots: `is_snapshot_level` of what a session gets that asked for no isolation level.
     isolated: every other connection of the engine is another database, or the same transaction (SQLite in memory).
     schema: the one that a table without a schema is in, where the same table may be named with it elsewhere (MariaDB).
     folds: strings that differ may be equal there, whatever the model says of them.
@@ -122,7 +124,7 @@ def _learn_postgresql(connection: Connection) -> EngineFacts:
         dialect_name="postgresql",
         database=_tag(f"{system}/{oid}/{name}"),
         replica=replica,
-        snapshots=is_snapshot_level(connection.default_isolation_level or "READ COMMITTED"),
+        snapshots=is_snapshot_level(connection.default_isolation_level or "READ COMMITTED", "postgresql"),
         isolated=False,
     )
 
@@ -178,7 +180,7 @@ def _learn_mariadb(connection: Connection) -> EngineFacts:
         database=_tag(identity),
         # Whoever may write all the same (READ_ONLY ADMIN) writes through a primary, too, for all that is known here.
         replica=found.get("read_only") not in {"OFF", "0"},
-        snapshots=is_snapshot_level(connection.default_isolation_level or "REPEATABLE READ"),
+        snapshots=is_snapshot_level(connection.default_isolation_level or "REPEATABLE READ", "mariadb"),
         isolated=False,
         schema=schema if found.get("lower_case_table_names") == "0" else schema.lower(),
         folds=True,
@@ -196,13 +198,14 @@ def _tag(identity: str) -> str:
     return blake2b(identity.encode(), digest_size=5).hexdigest()
 
 
-def is_snapshot_level(level: str) -> bool:
-    """Tell whether the reads of a transaction at this isolation level all see one moment."""
-    return level.upper().replace("_", " ") not in _STATEMENT_LEVELS
+def is_snapshot_level(level: str, dialect_name: str) -> bool:
+    """Tell whether a transaction's reads may be of anything but what is committed now: an old moment, or no commit."""
+    level = level.upper().replace("_", " ")
+    return level not in _CURRENT_LEVELS and not (level == "READ UNCOMMITTED" and dialect_name in _NO_DIRTY_READS)
 
 
 def is_snapshot(facts: EngineFacts, engine: Engine, connection: Connection | None, *, wrote: bool) -> bool:
-    """Tell whether reads of the session's transaction all see one moment. No I/O.
+    """Tell of reads of the session's transaction what `is_snapshot_level` tells of a level. No I/O.
 
     connection: the one that the session has begun on, if any. wrote: whether the transaction has written: on SQLite it
     holds the only write lock then, and nobody else can commit.
@@ -213,7 +216,7 @@ def is_snapshot(facts: EngineFacts, engine: Engine, connection: Connection | Non
         if connection is None:
             return facts.snapshots
         return not wrote and driver_in_transaction(connection.connection.driver_connection) is True
-    return facts.snapshots if level is None else is_snapshot_level(level)
+    return facts.snapshots if level is None else is_snapshot_level(level, facts.dialect_name)
 
 
 class Transaction(Enum):

@@ -73,7 +73,7 @@ class Executing:
         if unit is None:
             if sql.startswith("SAVEPOINT"):
                 # A session that joins the transaction begins after it has set its savepoint.
-                _begin_before_savepoint(connection, cursor)
+                _begin(connection, cursor)
             return None
         if unit.phase is Phase.ENDING:
             return None
@@ -101,6 +101,8 @@ class Executing:
                 touched = self._touch(connection, unit, effect, context.execution_options)
             else:
                 self._move(connection, unit, cursor, effect)
+        if any(isinstance(effect, Written) for effect in effects):
+            _begin(connection, cursor)
         if self._core.collections.declared and unit.wrote:
             self._joining.note(unit, effects, self._core.engines.learn(connection), context)
         if unit.phase is not Phase.OPEN and unit.wrote:
@@ -113,7 +115,7 @@ class Executing:
     def _move(self, connection: Connection, unit: Unit, cursor: Any, effect: Effect) -> None:
         """Note what happens to savepoints and to the isolation level."""
         if isinstance(effect, Saved):
-            _begin_before_savepoint(connection, cursor)
+            _begin(connection, cursor)
             unit.savepoint(effect.name)
         elif isinstance(effect, Released):
             unit.release(effect.name)
@@ -122,6 +124,7 @@ class Executing:
         elif isinstance(effect, Undone):
             unit.forget_values()
             unit.snapshot = unit.snapshot or effect.isolation
+            unit.level_set = unit.level_set or effect.lasting
 
     def _touch(
         self, connection: Connection, unit: Unit, written: Written, options: Mapping[str, Any]
@@ -167,12 +170,16 @@ class Executing:
         return None if session is None else self._core.work_of(session)
 
 
-def _begin_before_savepoint(connection: Connection, cursor: Any) -> None:
-    """Begin before the first savepoint: sqlite3 does not, and its RELEASE would be an unannounced COMMIT."""
+def _begin(connection: Connection, cursor: Any) -> None:
+    """Begin where sqlite3 does not: before a savepoint, whose RELEASE would be a COMMIT, before WITH and before DDL.
+
+    Else they would be final before anybody is told, and a ROLLBACK would undo nothing.
+    """
     if connection.dialect.name != "sqlite" or _sqla.is_autocommit(connection):
         return
-    if driver_in_transaction(connection.connection.driver_connection) is False:
-        cursor.execute("BEGIN")
+    driver: Any = connection.connection.driver_connection
+    if driver_in_transaction(driver) is False:
+        cursor.execute(f"BEGIN {driver.isolation_level or ''}")
 
 
 def _is_by_unit_of_work(effect: Effect) -> bool:

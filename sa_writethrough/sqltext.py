@@ -54,6 +54,7 @@ _COMMITTING |= {"install", "load", "lock", "optimize", "rename", "repair", "rese
 _COMMITTING |= {"uninstall", "unlock"}
 _MARIADBS_OWN = re.compile(r"#[^\n]*|/\*M?!\d*|\*/|^\s*set\s+statement\b.*?\bfor\b", re.IGNORECASE | re.DOTALL)
 """What is a comment there and not elsewhere, what is none, and what another statement follows."""
+_OF_ONE_TRANSACTION = re.compile(r"\s*(?:begin|start|set\s+(?:local\s+)?transaction)\b", re.IGNORECASE)
 _TEMPORARY = re.compile(r"\b(?:create|drop)\s+(?:or\s+replace\s+)?temporary\b", re.IGNORECASE)
 _AUTOCOMMIT = re.compile(r"\bautocommit\b", re.IGNORECASE)
 
@@ -118,7 +119,7 @@ def _one_of_text(
     if first in _SAVEPOINTS:
         yield Undone(isolation=False)
     elif sets and any("isolation" in word for word in found):
-        yield Undone(isolation=True)
+        yield Undone(isolation=True, lasting=not _OF_ONE_TRANSACTION.match(sql))
     elif first not in _HARMLESS or verbs:
         understood = None if dialect is None else understand(sql, dialect)
         if understood is None:

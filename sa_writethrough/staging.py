@@ -105,7 +105,7 @@ def _read_back(core: Core, connection: Connection, unit: Unit) -> None:
         if touch.held and not touch.gone and touch.payload is None and _publishes(touch.model):
             unknown.setdefault(touch.model, []).append((key, touch))
     for family, touches in unknown.items():
-        if _sees_parts_of_several_moments(core, connection, family):
+        if _sees_parts_of_several_moments(core, connection, unit, family):
             continue
         payloads = _select(core, connection, family, [touch.identity for _, touch in touches])
         for key, touch in touches:
@@ -114,14 +114,15 @@ def _read_back(core: Core, connection: Connection, unit: Unit) -> None:
                 unit.learn(key, touch, payload)
 
 
-def _sees_parts_of_several_moments(core: Core, connection: Connection, family: Family) -> bool:
+def _sees_parts_of_several_moments(core: Core, connection: Connection, unit: Unit, family: Family) -> bool:
     """Tell whether a row may be read whose part in another table is of an older moment than the lock on this one.
 
-    A lock on one part leaves the others to other writers; a transaction that sees one moment would not see theirs.
+    A lock on one part leaves the others to other writers. A transaction that sees one moment does not see theirs; one
+    that reads what is not committed sees them too early.
     """
     if core.shapes(family, connection.dialect).whole:
         return False
-    return is_snapshot(core.engines.learn(connection), connection.engine, connection, wrote=True)
+    return unit.snapshot or is_snapshot(core.engines.learn(connection), connection.engine, connection, wrote=True)
 
 
 def _publishes(family: Family) -> bool:

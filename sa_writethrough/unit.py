@@ -64,7 +64,7 @@ class Unit:
         "_unseen",
         "connection",
         "doubted",
-        "final",
+        "level_set",
         "phase",
         "session",
         "snapshot",
@@ -77,12 +77,16 @@ class Unit:
         """A weak reference to the session that works on it."""
         self.connection: Callable[[], Any] | None = None
         """The same to the connection."""
+        self.level_set = False
+        """The connection's isolation level was set by text, for good: nobody knows what its transactions see."""
         self.clear()
 
     @property
     def is_fresh(self) -> bool:
         """Tell whether nothing happened that `clear` would forget."""
-        return not self.wrote and self.phase is Phase.OPEN and len(self._frames) == 1 and not self.snapshot
+        return (
+            not self.wrote and self.phase is Phase.OPEN and len(self._frames) == 1 and self.snapshot is self.level_set
+        )
 
     def clear(self) -> None:
         """Forget everything: the transaction is over."""
@@ -91,7 +95,8 @@ class Unit:
         self.phase = Phase.OPEN
         self.tokens: dict[str, Any] = {}
         self.wrote = False
-        self.snapshot = False
+        self.snapshot = self.level_set
+        """What is read may be of anything but what is committed now."""
         self.doubted = False
         """A statement failed, and the driver does not tell whether the transaction has."""
 

@@ -38,6 +38,7 @@ WRITES = {
     "bulk_update_mappings": lambda s, user: s.bulk_update_mappings(user, [{"id": 1, "name": "new"}]),
     "core": lambda s, user: s.connection().execute(sa.update(user.__table__).values(name="new")),
     "text": lambda s, user: s.execute(sa.text("UPDATE users SET name = 'new' WHERE id = 1")),
+    "with": lambda s, user: s.execute(sa.text("WITH one AS (SELECT 1) UPDATE users SET name = 'new' WHERE id = 1")),
     "driver": lambda s, user: s.connection().exec_driver_sql("DELETE FROM users WHERE id = 1"),
     "insert": lambda s, user: s.scalars(sa.insert(user).values(id=5, name="new").returning(user)).all(),
     "key": lambda s, user: setattr(s.get(user, 1), "id", 5),

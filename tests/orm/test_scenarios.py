@@ -15,7 +15,7 @@ import sa_writethrough as wt
 from sa_writethrough.coherence import Announce, Fill, Publish
 from sa_writethrough.stores.urls import open_store
 from sa_writethrough.testing import LoseReply, LoseRequest
-from tests.orm.models import Account, Engineer, Manager, Order, Person
+from tests.orm.models import Account, Claim, Engineer, Manager, Order, Person
 from tests.orm.worlds import ABSENT, World, around_commit, open_world
 
 # --- the node dies ----------------------------------------------------------------------------------------------------
@@ -141,7 +141,54 @@ def test_many_threads_write_one_row(postgresql_world: World, how: str) -> None:
     assert world.entry(Account, 1)["name"] == str(threads * rounds)
 
 
+# --- what sqlite3 does not begin for -------------------------------------------------------------------------------------
+
+_ONE = sa.select(sa.literal(1).label("id")).cte("one")
+UNBEGUN = {
+    "cte": sa.update(Account.__table__).where(Account.__table__.c.id.in_(sa.select(_ONE.c.id))).values(name="new"),
+    "with": sa.text("WITH one AS (SELECT 1 AS id) UPDATE account SET name = 'new' WHERE id IN (SELECT id FROM one)"),
+    "with delete": sa.text("WITH one AS (SELECT 1 AS id) DELETE FROM account WHERE id IN (SELECT id FROM one)"),
+    "rename": sa.text("ALTER TABLE account RENAME COLUMN note TO remark"),
+    "drop": sa.DDL("DROP TABLE claim"),
+}
+
+
+@pytest.mark.parametrize("statement", UNBEGUN)
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("level", ["", "IMMEDIATE"])
+def test_a_statement_that_the_driver_does_not_begin_for(
+    sqlite_world: World, statement: str, end: str, level: str
+) -> None:
+    """DML after WITH, and DDL: unseen until COMMIT, undone by ROLLBACK, and never stale in the cache."""
+    world = sqlite_world
+    world.add(Account(id=1, name="old"), Claim(id=1, name="old"))
+    event.listen(world.engine, "checkout", lambda connection, *_: setattr(connection, "isolation_level", level))
+    with world.sessions() as session:
+        session.execute(UNBEGUN[statement])
+        assert session.connection().connection.driver_connection.in_transaction
+        assert world.select(Account, 1)["name"] == "old"
+        assert world.select(Claim, 1)["name"] == "old"
+        world.published(Account, 1)
+        getattr(session, end)()
+    if end == "rollback" or statement in {"cte", "with", "with delete"}:
+        world.agrees(Account, 1)
+        world.reads_true(Account, 1)
+    elif statement == "rename":
+        assert world.entry(Account, 1) == ABSENT
+    if statement == "drop":
+        assert (world.entry(Claim, 1) == ABSENT) is (end == "commit")
+    if end == "rollback":
+        world.published(Account, 1)
+        world.published(Claim, 1)
+
+
 # --- savepoints in savepoints -------------------------------------------------------------------------------------------
+
+
+def _with(session: Session) -> str:
+    """Return what sqlite3 does not begin for; MariaDB has it before SELECT alone."""
+    return "" if session.get_bind().dialect.name == "mariadb" else "WITH one AS (SELECT 1) "
+
 
 WRITES: dict[str, Callable[[Session, int, str], Any]] = {
     "unit of work": lambda s, i, name: setattr(s.get(Account, i), "name", name),
@@ -149,6 +196,9 @@ WRITES: dict[str, Callable[[Session, int, str], Any]] = {
     "criterion": lambda s, i, name: s.execute(sa.update(Account).where(Account.note == str(i)).values(name=name)),
     "core": lambda s, i, name: s.connection().execute(
         sa.update(Account.__table__).where(Account.__table__.c.id == i).values(name=name)
+    ),
+    "with": lambda s, i, name: s.execute(
+        sa.text(f"{_with(s)}UPDATE account SET name = :name WHERE id = :id"), {"name": name, "id": i}
     ),
     "text": lambda s, i, name: s.execute(
         sa.text("UPDATE account SET name = :name WHERE id = :id"), {"name": name, "id": i}

@@ -32,7 +32,10 @@ def random_cas() -> int:
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What every node of a store shares. *pool_size* bounds the idle connections; *retry_after* is in seconds."""
+    """What every node of a store shares. *retry_after* is in seconds.
+
+    *pool_size* bounds the idle connections, but for those that somebody's token is good on alone.
+    """
 
     connecting: ConnectOptions = field(default_factory=ConnectOptions)
     pool_size: int = 64

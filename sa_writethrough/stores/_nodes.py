@@ -80,7 +80,8 @@ class Node(NodeBase[Connection]):
         """Let go of a connection that `take` returned."""
         if len(self._idle) >= self._pool_size and connection.alive:
             connection.drain()
-            connection.fail(self._gone())
+            if not connection.is_bound:  # else a lease or a tombstone would be lost with it
+                connection.fail(self._gone())
         connection.lock.release()
         if connection.outbox:
             connection.settle()

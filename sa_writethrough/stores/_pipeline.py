@@ -7,6 +7,7 @@ threads (`_connection`) or an event loop (`_loop_connection`).
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -120,6 +121,12 @@ class Run(Generic[T]):
         raise NotImplementedError
 
 
+class Bond:
+    """What all tokens that are good on one connection alone hold: while there is one, the connection is needed."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Pipeline(ABC):
     """The runs on one connection.
 
@@ -127,12 +134,13 @@ class Pipeline(ABC):
     a restart: there a token is good on its connection alone.
     """
 
-    __slots__ = ("_bytes", "_error", "_new_cas", "_queue", "_reader", "_sent", "_taken", "alive", "pid")
+    __slots__ = ("_bond", "_bytes", "_error", "_new_cas", "_queue", "_reader", "_sent", "_taken", "alive", "pid")
 
     def __init__(self, pid: int, new_cas: Callable[[], int] | None) -> None:
         self.pid = pid
         self.alive = True
         self._new_cas = new_cas
+        self._bond: Callable[[], Bond | None] = _no_bond
         # Parts of runs: the commands and how many they are; and once they are sent, how many they are and their bytes.
         self._queue: deque[tuple[Run[Any], bytes, int]] = deque()
         self._sent: deque[tuple[Run[Any], int, int]] = deque()
@@ -146,6 +154,19 @@ class Pipeline(ABC):
     def binds_tokens(self) -> bool:
         """Whether what is taken over this connection may be used over no other."""
         return self._new_cas is None
+
+    def bond(self) -> Bond:
+        """Return what a token is to hold that is made now. Not thread-safe, as reading replies is not."""
+        bond = self._bond()
+        if bond is None:
+            bond = Bond()
+            self._bond = weakref.ref(bond)
+        return bond
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether somebody has a token that is good here alone."""
+        return self._bond() is not None
 
     def fresh(self) -> int | None:
         """Return the id for a new item; None leaves it to the server."""
@@ -233,3 +254,7 @@ class Pipeline(ABC):
         for run in waiting:
             if not run.done:
                 run.fail(error)
+
+
+def _no_bond() -> None:
+    return None

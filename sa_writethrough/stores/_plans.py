@@ -64,14 +64,15 @@ class ItemToken(Token):
     """Proves ownership of the item with the id *cas* on *node*.
 
     *stamp* is the epoch's; None where that was announced, so that nothing readable can be published. *connection* is
-    the one to use, where ids restart with the server: what survives a restart there is no connection.
+    the one to use, where ids restart with the server: what survives a restart there is no connection. *bond* keeps it.
     """
 
-    __slots__ = ("cas", "connection", "node", "stamp")
+    __slots__ = ("bond", "cas", "connection", "node", "stamp")
 
     def __init__(self, node: NodeBase[Any], connection: Pipeline | None, cas: int, stamp: bytes | None) -> None:
         self.node = node
         self.connection = connection
+        self.bond = None if connection is None else connection.bond()
         self.cas = cas
         self.stamp = stamp
 

@@ -90,6 +90,29 @@ def test_pool_keeps_no_more_than_its_size(memcached):
         assert isinstance(store.read(["k"], "e", Intent.FILL)[0], Leased)
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_pool_keeps_a_connection_for_as_long_as_somebody_has_its_token(memcached, answered):
+    """Of more threads than `pool_size` the one that leased, or announced, can fill or publish; then its place is free."""
+    with opened(memcached, pool_size=1) as store:
+        (node,) = store._nodes
+        other = node.take()
+        (leased,) = store.read(["k"], "e", Intent.FILL)
+        reply = store.submit([Announce("l", "e", 60)])
+        if answered:
+            reply.wait()
+        bound = node.take()
+        node.give(other)
+        node.give(bound)
+        (tombstone,) = reply.wait()
+        fill, publish = Fill("k", leased.token, b"row", None), Publish("l", tombstone, b"row", None)
+        assert store.submit([fill]).wait() == store.submit([publish]).wait() == [Settled.APPLIED]
+        assert list(store.read(["k", "l"], "e", Intent.FILL)) == [Hit(b"row")] * 2
+        del leased, tombstone, reply, fill, publish
+        for connection in [node.take() for _ in range(len(node._idle))]:
+            node.give(connection)
+        assert len(node._idle) == 1
+
+
 def test_connection_that_a_token_is_settled_on_is_passed_over(memcached):
     """A reader that finds an idle connection in use takes another."""
     with opened(memcached) as store:

@@ -5,10 +5,12 @@ The application may hold the last connection of its pool, and nothing here may w
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+import os
+from typing import NamedTuple
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool
 
 from sa_writethrough._sqla import root_engine
@@ -16,7 +18,13 @@ from sa_writethrough._sqla import root_engine
 __all__ = ["connection_aside", "connection_of_its_own"]
 
 _SIZE = 5
-_ASIDE: WeakKeyDictionary[Engine, Pool] = WeakKeyDictionary()
+_ASIDE = "_sa_writethrough_aside"
+"""Where an engine has its pool aside: with the engine it goes, which its `connect` listeners refer to."""
+
+
+class _Aside(NamedTuple):
+    pool: Pool
+    pid: int
 
 
 def connection_of_its_own(engine: Engine) -> Connection:
@@ -34,14 +42,19 @@ def connection_aside(engine: Engine) -> Connection:
     Raises SQLAlchemy's TimeoutError, at once, if all of them are in use. `Engine.dispose()` closes them, too.
     """
     root = root_engine(engine)
-    pool = _ASIDE.get(root)
-    if pool is None:
-        pool = _ASIDE.setdefault(root, _small_pool(root))
-    return Connection(engine, pool.connect())
+    aside: _Aside | None = vars(root).get(_ASIDE)
+    if aside is None:
+        aside = vars(root).setdefault(_ASIDE, _Aside(_small_pool(root), os.getpid()))
+    return Connection(engine, aside.pool.connect())
 
 
 def _small_pool(engine: Engine) -> Pool:
-    class_ = AsyncAdaptedQueuePool if engine.dialect.is_async else QueuePool
+    dialect = engine.dialect
+
+    def read_committed(dbapi_connection: DBAPIConnection, _record: object) -> None:
+        dialect.set_isolation_level(dbapi_connection, "READ COMMITTED")
+
+    class_ = AsyncAdaptedQueuePool if dialect.is_async else QueuePool
     pool = class_(
         engine.pool._creator,
         pool_size=_SIZE,
@@ -49,19 +62,17 @@ def _small_pool(engine: Engine) -> Pool:
         timeout=0,
         recycle=engine.pool._recycle,
         pre_ping=engine.pool._pre_ping,
-        dialect=engine.dialect,
+        dialect=dialect,
         _dispatch=engine.pool.dispatch,
     )
-    event.listen(pool, "connect", lambda connection, _record: _read_committed(engine, connection))
-    event.listen(engine, "engine_disposed", _dispose)
+    event.listen(pool, "connect", read_committed)
+    if not event.contains(engine, "engine_disposed", _dispose):
+        event.listen(engine, "engine_disposed", _dispose)
     return pool
 
 
-def _read_committed(engine: Engine, dbapi_connection: object) -> None:
-    engine.dialect.set_isolation_level(dbapi_connection, "READ COMMITTED")  # type: ignore[arg-type]  # what pools hold
-
-
 def _dispose(engine: Engine) -> None:
-    pool = _ASIDE.pop(root_engine(engine), None)
-    if pool is not None:
-        pool.dispose()
+    aside: _Aside | None = vars(root_engine(engine)).pop(_ASIDE, None)
+    # A forked child that disposes of what it inherited must not take leave of the server in its parent's name.
+    if aside is not None and aside.pid == os.getpid():
+        aside.pool.dispose()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import sqlite3
+import weakref
 from typing import Any
 
 import pytest
@@ -55,10 +57,34 @@ def test_connection_aside(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     with _pools.connection_aside(engine) as anew:
         assert anew.connection.driver_connection is not driver
     engine.dispose()
-    before = len(_pools._ASIDE)
+
+
+def test_an_engine_goes_with_its_connections_aside(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody need dispose of it: what is kept for it does not keep it."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'gone.db'}")
+    monkeypatch.setattr(engine.dialect, "set_isolation_level", lambda *_arguments: None)
     _pools.connection_aside(engine).close()
-    assert len(_pools._ASIDE) == before + 1
-    engine.dispose()
+    gone = weakref.ref(engine)
+    monkeypatch.undo()
+    engine.pool.dispose()
+    vars(engine)[_pools._ASIDE].pool.dispose()
     del engine
     gc.collect()
-    assert len(_pools._ASIDE) == before
+    assert gone() is None
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It disposes of the engine as SQLAlchemy advises, and has connections of its own afterwards."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'fork.db'}")
+    monkeypatch.setattr(engine.dialect, "set_isolation_level", lambda *_arguments: None)
+    with _pools.connection_aside(engine) as aside:
+        parents = aside.connection.driver_connection
+    inherited = vars(engine)[_pools._ASIDE].pool
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        engine.dispose(close=False)
+    assert parents.execute("SELECT 1").fetchall() == [(1,)]
+    with _pools.connection_aside(engine) as own:
+        assert own.connection.driver_connection is not parents
+    engine.dispose()
+    inherited.dispose()

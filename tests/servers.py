@@ -369,7 +369,37 @@ class MemcachedServer(Server):
             return False
 
 
-class PostgresServer(Server):
+class DatabaseServer(Server):
+    """A server with databases, which are numbered."""
+
+    def __init__(self, *, fsync: bool, settings: Mapping[str, str], directory: str | Path | None) -> None:
+        super().__init__(directory=directory or ("/var/tmp" if fsync else None))
+        self._settings = settings
+        self._numbers = itertools.count(1)
+
+    @abstractmethod
+    def url_of(self, database: str) -> str:
+        """Return SQLAlchemy's URL of *database*."""
+
+    @abstractmethod
+    def execute(self, statement: str) -> None:
+        """Execute *statement* with every right, outside a transaction."""
+
+    def create_database(self) -> str:
+        """Create an empty database and return SQLAlchemy's URL of it."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url_of(name)
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except (psycopg.OperationalError, pymysql.Error):
+            return False
+        return True
+
+
+class PostgresServer(DatabaseServer):
     """A PostgreSQL cluster of its own on a free port of 127.0.0.1.
 
     With *fsync* (for benchmarks) a commit is durable and the data lies in /var/tmp, which is no RAM disk; without it a
@@ -388,19 +418,17 @@ class PostgresServer(Server):
         settings: Mapping[str, str] | None = None,
         directory: str | Path | None = None,
     ) -> None:
-        super().__init__(directory=directory or ("/var/tmp" if fsync else None))
         durability = dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "on" if fsync else "off")
-        self._settings = {
+        defaults = {
             **durability,
-            "listen_addresses": self.host,
+            "listen_addresses": HOST,
             "unix_socket_directories": "",
             "max_prepared_transactions": "20",
             "max_connections": "200",
             "shared_buffers": "128MB",
             "timezone": "UTC",
-            **(settings or {}),
         }
-        self._numbers = itertools.count(1)
+        super().__init__(fsync=fsync, settings={**defaults, **(settings or {})}, directory=directory)
 
     @property
     def dsn(self) -> str:
@@ -415,12 +443,6 @@ class PostgresServer(Server):
     def url_of(self, database: str) -> str:
         """Return SQLAlchemy's URL of *database*."""
         return f"postgresql+psycopg://postgres@{self.host}:{self.port}/{database}"
-
-    def create_database(self) -> str:
-        """Create an empty database and return SQLAlchemy's URL of it."""
-        name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
-        return self.url_of(name)
 
     def drop_database(self, url: str) -> None:
         """Drop the database of *url*, whoever is still connected to it."""
@@ -457,15 +479,8 @@ class PostgresServer(Server):
         options = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items())
         return [self._binary("postgres"), "-D", str(self._cluster), *options]
 
-    def _answers(self) -> bool:
-        try:
-            self.execute("SELECT 1")
-        except psycopg.OperationalError:
-            return False
-        return True
 
-
-class MariadbServer(Server):
+class MariadbServer(DatabaseServer):
     """A MariaDB server of its own on a free port of 127.0.0.1, without accounts: whoever comes may do everything.
 
     With *fsync* (for benchmarks) a commit is durable and the data lies in /var/tmp, which is no RAM disk. *settings* are
@@ -483,8 +498,7 @@ class MariadbServer(Server):
         settings: Mapping[str, str] | None = None,
         directory: str | Path | None = None,
     ) -> None:
-        super().__init__(directory=directory or ("/var/tmp" if fsync else None))
-        self._settings = {
+        defaults = {
             "innodb_flush_log_at_trx_commit": "1" if fsync else "0",
             "innodb_flush_method": "fsync" if fsync else "nosync",
             "innodb_log_file_size": "32M",
@@ -495,19 +509,12 @@ class MariadbServer(Server):
             "default_time_zone": "+00:00",
             # With it a key of 0 is stored as it is given.
             "sql_mode": "STRICT_TRANS_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION",
-            **(settings or {}),
         }
-        self._numbers = itertools.count(1)
+        super().__init__(fsync=fsync, settings={**defaults, **(settings or {})}, directory=directory)
 
     def url_of(self, database: str) -> str:
         """Return SQLAlchemy's URL of *database*."""
         return f"mariadb+pymysql://root@{self.host}:{self.port}/{database}?charset=utf8mb4&ssl_disabled=true"
-
-    def create_database(self) -> str:
-        """Create an empty database and return SQLAlchemy's URL of it."""
-        name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
-        return self.url_of(name)
 
     def drop_database(self, url: str) -> None:
         """Drop the database of *url*, once nobody holds a lock in it."""
@@ -542,10 +549,3 @@ class MariadbServer(Server):
             "--skip-name-resolve",
             *(f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()),
         ]
-
-    def _answers(self) -> bool:
-        try:
-            self.execute("SELECT 1")
-        except pymysql.Error:
-            return False
-        return True

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from sa_writethrough.stores.memory import MemoryStore
 from sa_writethrough.stores.urls import open_store
-from tests.orm.models import Base, create_schema
+from tests.orm.models import Account, Base, create_schema
 from tests.orm.worlds import World, open_engine, open_world
 from tests.servers import MariadbServer, PostgresServer
 
@@ -37,34 +37,31 @@ MARIADB_DIFFERS = {
     "test_core_and_text_dml[mariadb-text-columns-session]": "no UPDATE RETURNING",
     "test_core_and_text_dml[mariadb-text-columns-connection]": "no UPDATE RETURNING",
 }
-"""What cannot be claimed of MariaDB, and why; `test_mariadb` says what holds there."""
+"""What cannot be claimed of MariaDB, and why; `test_mariadb` and `test_mariadb_fences` say what holds there."""
 
 
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "template.db"
-    engine = open_engine(f"sqlite:///{path}")
+    _with_schema(f"sqlite:///{path}")
+    return path
+
+
+def _with_schema(url: str) -> str:
+    engine = open_engine(url)
     create_schema(engine)
     engine.dispose()
-    return path
+    return url
 
 
 @pytest.fixture(scope="session")
 def _postgres_schema(postgres: PostgresServer) -> str:
-    url = postgres.create_database()
-    engine = sa.create_engine(url)
-    create_schema(engine)
-    engine.dispose()
-    return url
+    return _with_schema(postgres.create_database())
 
 
 @pytest.fixture(scope="session")
 def _mariadb_schema(mariadb: MariadbServer) -> str:
-    url = mariadb.create_database()
-    engine = sa.create_engine(url)
-    create_schema(engine)
-    engine.dispose()
-    return url
+    return _with_schema(mariadb.create_database())
 
 
 @pytest.fixture
@@ -118,6 +115,14 @@ def mariadb_world(_mariadb_schema: str, mariadb: MariadbServer, memcached: Any) 
             # Not TRUNCATE: that makes the table's file anew.
             connection.exec_driver_sql(f"DELETE FROM `{table.name}`")
     engine.dispose()
+
+
+@pytest.fixture
+def mariadb_accounts(mariadb_world: World) -> World:
+    """The same, with three accounts, all of them cached."""
+    mariadb_world.add(*(Account(id=i, name=f"old{i}", note="n") for i in (1, 2, 3)))
+    mariadb_world.published(Account, 1, 2, 3)
+    return mariadb_world
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])

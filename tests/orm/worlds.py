@@ -89,6 +89,12 @@ class World:
             session.add_all(instances)
             session.commit()
 
+    def execute(self, statement: Any, parameters: Any = None) -> None:
+        """Execute and commit, through the registered factory."""
+        with self.sessions() as session:
+            session.execute(statement, parameters)
+            session.commit()
+
     def outside(self, statement: str, **parameters: Any) -> None:
         """Execute and commit SQL that no registration sees."""
         with self.observer.begin() as connection:
@@ -137,6 +143,16 @@ class World:
             with self.sessions(bind=self.engine, binds={}) as session:
                 assert _columns(self.cache.get(session, entity, ident)) == self.select(entity, ident)
             self.agrees(entity, ident)
+
+    def finds_as_stored(self, entity: Any, *idents: Any) -> None:
+        """Assert that each is found through the cache as a SELECT finds it, twice: filling it if it can be, and filled.
+
+        Unlike `reads_true` for keys that the database holds equal to the row's own.
+        """
+        for ident in (*idents, *idents):
+            with self.sessions() as session:
+                assert _columns(self.cache.get(session, entity, ident)) == self.select(entity, ident)
+            self.cache.drain()
 
     def warm(self, entity: Any, *idents: Any) -> None:
         """Have the rows cached."""

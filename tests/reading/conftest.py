@@ -18,7 +18,7 @@ from tests.servers import MariadbServer, PostgresServer
 BACKENDS = ("sqlite+memory", "postgresql+memcached", "mariadb+memcached")
 
 INNODBS_FENCE = ("LOCK IN SHARE MODE NOWAIT", "LOCK IN SHARE MODE SKIP LOCKED")
-"""What a statement ends with that reads a row again on MariaDB; tests/orm/test_mariadb.py counts them."""
+"""What a statement ends with that reads a row again on MariaDB; tests/orm/test_mariadb_fences.py tests it."""
 MARIADB_DIFFERS = {
     "test_execution_options_reach_the_miss": "the row is read again with the same options",
     "test_keys_of_every_kind_are_served[mariadb+memcached-string with spaces]": "equal to others, who knows to which",
